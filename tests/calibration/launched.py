@@ -1,0 +1,145 @@
+"""What the processes of a launch do: `torchrun -m calibration.launched TASKS.json`. Started by `test_processes.py`.
+
+Each task writes what it found to its folder, from the first process; a task that is to go wrong ends all of them.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from ttreg_hf.calibration import batches as batches_module
+from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.config import RunConfig
+from ttreg_hf.calibration.driver import calibrate
+from ttreg_hf.calibration.images import open_images
+from ttreg_hf.calibration.processes import Processes
+from ttreg_hf.calibration.resuming import StateStore
+from ttreg_hf.cli import main
+from ttreg_hf.loading import load_model, load_processor
+
+from .gallery import Gallery
+
+
+class Broken(Exception):
+    """Stands for whatever ends a run."""
+
+
+def run_tasks(path: Path) -> None:
+    described = json.loads(path.read_text())
+    gallery = Gallery(Path(described["root"]), Path(described["model"]), described["norm_threshold"])
+    for task in described["tasks"]:
+        _TASKS[task.pop("do")](gallery, **task)
+
+
+def _calibrate(
+    gallery: Gallery,
+    *,
+    output: str,
+    kind: str = "folder",
+    images: str | None = None,
+    config: dict[str, Any] | None = None,
+    run: dict[str, Any] | None = None,
+    break_at: int | None = None,
+) -> None:
+    """A calibration; with `break_at` one that ends on all processes when the state of that place has been saved."""
+    accelerator = Accelerator(cpu=True)
+    run = dict(run or {})
+    if "state_directory" in run:
+        run["state_directory"] = Path(run["state_directory"])
+    save = StateStore.save
+    if break_at is not None:
+        StateStore.save = _breaking(break_at)
+    said: list[str] = []
+    try:
+        result = calibrate(
+            load_model(str(gallery.model)),
+            images or gallery.images(kind),
+            config=gallery.config(**config or {}),
+            processor=load_processor(str(gallery.model)),
+            accelerator=accelerator,
+            run=RunConfig(**run),
+            images_name="the gallery",
+            say=said.append,
+        )
+    except Broken:
+        accelerator.wait_for_everyone()
+        return
+    finally:
+        StateStore.save = save
+    if accelerator.is_main_process:
+        result.save(output)
+        (Path(output) / "said.json").write_text(json.dumps(said))
+
+
+def _tell_places(gallery: Gallery, *, output: str, kind: str, batch_size: int, workers: int) -> None:
+    """Each process writes which places of the order it got."""
+    accelerator = Accelerator(cpu=True)
+    batches = ImageBatches(
+        open_images(gallery.images(kind)),
+        load_processor(str(gallery.model)),
+        num_images=20,
+        batch_size=batch_size,
+        device=accelerator.device,
+        processes=Processes.of(accelerator),
+        workers=workers,
+    )
+    places = [place for batch in batches for place in batch.places]
+    Path(f"{output}-{accelerator.process_index}.json").write_text(json.dumps([accelerator.num_processes, places]))
+    accelerator.wait_for_everyone()
+
+
+def _command(gallery: Gallery, *, arguments: list[str], code: int = 0) -> None:
+    """`ttreg`."""
+    ended = main(arguments)
+    if ended != code:
+        sys.exit(ended)
+
+
+def _fail_on_rank_1(gallery: Gallery) -> None:
+    """From now on the second process cannot decode."""
+    if os.environ["RANK"] == "1":
+
+        def fail(*args: Any, **options: Any) -> None:
+            raise RuntimeError("this process is out of order")
+
+        batches_module.to_pixel_values = fail
+
+
+def _kill_rank_1(gallery: Gallery, *, at: int) -> None:
+    """From now on the second process is killed when it has saved its state of this place."""
+    save = StateStore.save
+
+    def save_and_die(store: StateStore, state: Any) -> None:
+        save(store, state)
+        if state.place == at and store.processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    StateStore.save = save_and_die
+
+
+def _breaking(place: int) -> Any:
+    save = StateStore.save
+
+    def save_and_break(store: StateStore, state: Any) -> None:
+        save(store, state)
+        if state.place == place:
+            raise Broken
+
+    return save_and_break
+
+
+_TASKS = {
+    "calibrate": _calibrate,
+    "tell places": _tell_places,
+    "command": _command,
+    "fail on rank 1": _fail_on_rank_1,
+    "kill rank 1": _kill_rank_1,
+}
+
+if __name__ == "__main__":
+    run_tasks(Path(sys.argv[1]))

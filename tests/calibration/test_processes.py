@@ -1,0 +1,230 @@
+"""Several processes, real ones: same images, same result; one that dies or fails ends all of them."""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ttreg_hf.calibration.config import RunConfig
+from ttreg_hf.calibration.driver import calibrate
+from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.cli import main
+from ttreg_hf.loading import load_model, load_processor
+
+from .gallery import KINDS, Gallery
+
+BATCH_SIZES, WORKERS = (1, 7, None), (0, 1, 2)
+# every kind of source; batch sizes and workers alternate, so that each is met more than once
+MATRIX = {kind: (BATCH_SIZES[place % 3], WORKERS[(place + place // 3) % 3]) for place, kind in enumerate(KINDS)}
+WITH_THREE = ("parquet 3", "tars", "folder")
+SAVE_EVERY = 6
+
+
+def calibrate_alone(gallery: Gallery, *, run: RunConfig | None = None, **config: Any) -> CalibrationResult:
+    model, processor = load_model(str(gallery.model)), load_processor(str(gallery.model))
+    images = gallery.images("folder")
+    settings = gallery.config(**config)
+    return calibrate(model, images, config=settings, processor=processor, run=run, images_name="the gallery")
+
+
+@pytest.fixture(scope="module")
+def alone(gallery: Gallery) -> CalibrationResult:
+    return calibrate_alone(gallery)
+
+
+@pytest.fixture(scope="module")
+def alone_automatic(gallery: Gallery) -> CalibrationResult:
+    return calibrate_alone(gallery, norm_threshold=None, last_layer=None, top_k=None)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("desk")
+
+
+@pytest.fixture(scope="module")
+def by_two(launch: Any, gallery: Gallery, desk: Path) -> subprocess.CompletedProcess[str]:
+    """All that two processes are asked in this file, in one launch."""
+    tasks = [
+        {
+            "do": "calibrate",
+            "kind": kind,
+            "config": {"batch_size": batch_size},
+            "run": {"workers": workers},
+            "output": desk / f"2 {kind}",
+        }
+        for kind, (batch_size, workers) in MATRIX.items()
+    ]
+    automatic = {"norm_threshold": None, "last_layer": None, "top_k": None}
+    tasks += [
+        {"do": "calibrate", "config": automatic, "output": desk / "2 automatic"},
+        {"do": "calibrate", "config": {"num_images": 500}, "output": desk / "2 short"},
+        {"do": "calibrate", "config": {"num_images": 1}, "output": desk / "2 one image"},
+        {"do": "tell places", "kind": "tars", "batch_size": 3, "workers": 0, "output": desk / "2 places 0"},
+        {"do": "tell places", "kind": "parquet 3", "batch_size": 4, "workers": 2, "output": desk / "2 places 2"},
+    ]
+    break_after(gallery, 2 * SAVE_EVERY, desk / "state of 1")
+    resumed = {"resume": True, "save_every": SAVE_EVERY}
+    tasks += [
+        {
+            "do": "calibrate",
+            "run": {"save_every": SAVE_EVERY, "state_directory": desk / "state of 2"},
+            "break_at": 2 * SAVE_EVERY,
+            "output": desk / "never",
+        },
+        {
+            "do": "calibrate",
+            "run": {**resumed, "state_directory": desk / "state of 1"},
+            "output": desk / "2 resumed from 1",
+        },
+        {
+            "do": "command",
+            "arguments": [
+                *("calibrate", str(gallery.model), "--output", str(desk / "2 command"), "--device", "cpu"),
+                *("--dataset", str(gallery.root / "tars"), "--num-images", "40", "--batch-size", "8"),
+                *("--norm-threshold", str(gallery.norm_threshold), "--last-layer", "3", "--top-k", "4"),
+            ],
+        },
+    ]
+    ended = launch(2, *tasks)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+class Broken(Exception):
+    """Stands for whatever ends a run."""
+
+
+def break_after(gallery: Gallery, place: int, state: Path, **config: Any) -> None:
+    """A run of one process that ends when the state of a place has been saved."""
+    from ttreg_hf.calibration.resuming import StateStore
+
+    def save_and_break(store: StateStore, run_state: Any) -> None:
+        save(store, run_state)
+        if run_state.place == place:
+            raise Broken
+
+    with pytest.MonkeyPatch.context() as patch:
+        save = StateStore.save
+        patch.setattr(StateStore, "save", save_and_break)
+        with pytest.raises(Broken):
+            calibrate_alone(gallery, run=RunConfig(save_every=SAVE_EVERY, state_directory=state), **config)
+
+
+def assert_same(found: CalibrationResult, expected: CalibrationResult) -> None:
+    """All but what must differ: processes, versions and date; float32 forward passes may round differently."""
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=1e-6 * float(expected.scores.max()))
+    assert places_of(found) == places_of(expected)
+    for one, other in zip(found.register_neurons, expected.register_neurons, strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-6)
+    assert found.verdict == expected.verdict
+    assert dataclasses.replace(found.convergence, top_k=0) == dataclasses.replace(expected.convergence, top_k=0)
+    for name, value in dataclasses.asdict(expected.norms).items():
+        assert getattr(found.norms, name) == pytest.approx(value, rel=1e-6), name
+    for name in ("num_images", "images_scored", "images_with_outliers", "bad_images", "image_size", "dtype"):
+        assert getattr(found.provenance, name) == getattr(expected.provenance, name), name
+
+
+def places_of(result: CalibrationResult) -> list[tuple[int, int]]:
+    return [(neuron.layer, neuron.neuron) for neuron in result.register_neurons]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(by_two, desk, alone, kind):
+    found = CalibrationResult.load(desk / f"2 {kind}")
+    assert found.provenance.processes == 2
+    assert_same(found, alone)
+
+
+def test_two_processes_choose_the_same_settings(by_two, desk, alone_automatic):
+    found = CalibrationResult.load(desk / "2 automatic")
+    assert found.config.norm_threshold == pytest.approx(alone_automatic.config.norm_threshold, rel=1e-6)
+    names = ("detection_layer", "first_layer", "last_layer", "top_k")
+    assert all(getattr(found.config, name) == getattr(alone_automatic.config, name) for name in names)
+    assert_same(found, alone_automatic)
+
+
+@pytest.mark.parametrize(("name", "num_images"), [("short", 500), ("one image", 1)])
+def test_processes_with_fewer_or_no_images_do_not_matter(by_two, desk, gallery, name, num_images):
+    assert_same(CalibrationResult.load(desk / f"2 {name}"), calibrate_alone(gallery, num_images=num_images))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_image_g_belongs_to_rank_g_modulo_world(by_two, desk, workers):
+    for rank in range(2):
+        world, places = json.loads((desk / f"2 places {workers}-{rank}.json").read_text())
+        assert world == 2  # processes that know of each other, not one twice
+        assert places == list(range(rank, 20, 2))
+
+
+def test_a_run_is_resumed_by_more_processes(by_two, desk, alone):
+    assert_same(CalibrationResult.load(desk / "2 resumed from 1"), alone)
+    assert json.loads((desk / "2 resumed from 1" / "said.json").read_text())[0] == "resumed after 12 images"
+    assert not (desk / "state of 1").exists()
+
+
+def test_a_run_is_resumed_by_fewer_processes(by_two, desk, gallery, alone):
+    state = desk / "state of 2"
+    assert sorted({path.name.split("-rank-")[1] for path in state.iterdir()}) == [
+        "0-of-2.safetensors",
+        "1-of-2.safetensors",
+    ]
+    run = RunConfig(save_every=SAVE_EVERY, state_directory=state, resume=True)
+    assert_same(calibrate_alone(gallery, run=run), alone)
+    assert not state.exists()
+
+
+def test_only_the_first_process_prints_and_writes(by_two, desk, gallery):
+    lines = by_two.stdout.splitlines()
+    assert lines[0] == f"2 processes, cpu, images: {gallery.root / 'tars'} (train) (the first 40)"
+    assert lines[1] == "asked for 40 images, the data set had 23"
+    assert sum(line.startswith("verdict: fixed") for line in lines) == 1
+    assert sum(line.startswith("wrote ") for line in lines) == 2
+    assert_same(CalibrationResult.load(desk / "2 command"), calibrate_alone(gallery, num_images=40))
+
+
+def test_three_processes_equal_one(launch, desk, alone):
+    tasks = [
+        {"do": "calibrate", "kind": kind, "config": {"batch_size": 4}, "output": desk / f"3 {kind}"}
+        for kind in WITH_THREE
+    ]
+    tasks.append({"do": "tell places", "kind": "tars", "batch_size": 3, "workers": 0, "output": desk / "3 places"})
+    ended = launch(3, *tasks)
+    assert ended.returncode == 0, ended.stderr
+    for kind in WITH_THREE:
+        found = CalibrationResult.load(desk / f"3 {kind}")
+        assert found.provenance.processes == 3
+        assert_same(found, alone)
+    shares = [json.loads((desk / f"3 places-{rank}.json").read_text()) for rank in range(3)]
+    assert shares == [[3, list(range(rank, 20, 3))] for rank in range(3)]
+
+
+def test_a_process_that_fails_ends_the_launch_with_its_message(launch, gallery, tmp_path):
+    arguments = ["calibrate", str(gallery.model), "--output", str(tmp_path / "c"), "--device", "cpu"]
+    command = {"do": "command", "arguments": [*arguments, "--dataset", str(gallery.root / "folder")]}
+    ended = launch(2, {"do": "fail on rank 1"}, command, timeout=90)
+    assert ended.returncode != 0
+    assert "ttreg (rank 1): error: this process is out of order" in ended.stderr
+    assert "verdict" not in ended.stdout
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_killed_launch_is_resumed_with_the_unbroken_result(launch, gallery, alone, tmp_path, capsys):
+    """The second of two processes gets SIGKILL; one process goes on."""
+    arguments = [
+        *("calibrate", str(gallery.model), "--output", str(tmp_path / "c"), "--device", "cpu"),
+        *("--dataset", str(gallery.root / "folder"), "--num-images", "20", "--batch-size", "1", "--save-every", "6"),
+        *("--norm-threshold", str(gallery.norm_threshold), "--last-layer", "3", "--top-k", "4"),
+    ]
+    ended = launch(2, {"do": "kill rank 1", "at": 12}, {"do": "command", "arguments": arguments}, timeout=90)
+    assert ended.returncode != 0
+    assert "SIGKILL" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["c.state"]
+    assert main([*arguments, "--resume"]) == 0
+    assert "\nresumed after 12 images\n" in capsys.readouterr().out
+    assert_same(CalibrationResult.load(tmp_path / "c"), alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]

@@ -1,0 +1,122 @@
+"""A result and its two files: whole, or as they were."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.convergence import Convergence
+from ttreg_hf.calibration.norms import NormStatistics, norm_report
+from ttreg_hf.calibration.result import (
+    JSON_FILE,
+    TENSOR_FILE,
+    CalibrationResult,
+    Provenance,
+)
+from ttreg_hf.calibration.verification import Verification
+from ttreg_hf.register_neuron import RegisterNeuron
+
+
+def _result(*, score: float = 0.1 + 0.2, versions: dict[str, object] | None = None) -> CalibrationResult:
+    statistics = NormStatistics(3, torch.device("cpu"))
+    statistics.add(torch.rand(3, 2, 4, generator=torch.Generator().manual_seed(0)) + 1)
+    scores = torch.zeros(3, 8, dtype=torch.float64)
+    scores[1, 7], scores[2, 0] = score, 1e-300  # digits and range that float32 does not have
+    return CalibrationResult(
+        register_neurons=(RegisterNeuron(1, 7, score), RegisterNeuron(2, 0, 1e-300)),
+        scores=scores,
+        verdict="fixed",
+        norms=norm_report(statistics, 1, 1.5),
+        verification=Verification(2, True, 0.25, 0.0, (1.0, 9.0, 9.0), (1.0, 1.0, 1.0), 9.0, 0.999, 0.99),
+        config=CalibrationConfig(num_images=2, norm_threshold=1.5, detection_layer=1, last_layer=2, top_k=2),
+        chosen=("detection_layer",),
+        convergence=Convergence(50, (16, 20), (0.5, 1.0), (0.25, 0.75)),
+        provenance=Provenance(
+            model="org/näme",
+            revision=None,
+            model_class="Dinov2Model",
+            images="photos",
+            num_images=4,
+            images_scored=2,
+            images_with_outliers=1,
+            bad_images=("a.png", "b.png"),
+            image_size=(14, 28),
+            processes=2,
+            dtype="bfloat16",
+            versions=versions or {"torch": "2"},
+            created="2026-01-01",
+        ),
+    )
+
+
+def _assert_equal(one: CalibrationResult, other: CalibrationResult) -> None:
+    for field in dataclasses.fields(CalibrationResult):
+        found, expected = getattr(one, field.name), getattr(other, field.name)
+        assert torch.equal(found, expected) if field.name == "scores" else found == expected, field.name
+    assert one.scores.dtype == torch.float64
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    _result().save(tmp_path / "new" / "folder")
+    assert sorted(_files(tmp_path / "new" / "folder")) == [JSON_FILE, TENSOR_FILE]
+    _assert_equal(CalibrationResult.load(str(tmp_path / "new" / "folder")), _result())
+
+
+def test_a_clean_result_is_loaded_without_verification(tmp_path):
+    clean = dataclasses.replace(_result(), register_neurons=(), verdict="clean", verification=None)
+    clean.save(tmp_path)
+    _assert_equal(CalibrationResult.load(tmp_path), clean)
+
+
+def test_json_says_what_people_look_for(tmp_path):
+    _result().save(tmp_path)
+    fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
+    assert fields["register_neurons"][0] == [1, 7, 0.1 + 0.2]
+    assert (fields["verdict"], fields["format"], fields["config"]["top_k"]) == ("fixed", 1, 2)
+
+
+def test_saving_again_replaces_both_files(tmp_path):
+    _result(score=2.0).save(tmp_path)
+    _result(score=3.0).save(tmp_path)
+    _assert_equal(CalibrationResult.load(tmp_path), _result(score=3.0))
+
+
+def test_a_json_that_cannot_be_written_leaves_the_old_files(tmp_path):
+    _result(score=2.0).save(tmp_path)
+    before = _files(tmp_path)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        _result(score=3.0, versions={"torch": object()}).save(tmp_path)
+    assert _files(tmp_path) == before
+
+
+def test_scores_that_cannot_be_written_leave_the_old_files(tmp_path):
+    _result(score=2.0).save(tmp_path)
+    before = _files(tmp_path)
+    broken = dataclasses.replace(_result(score=3.0), scores=torch.zeros(2, 2).to_sparse())
+    with pytest.raises((ValueError, RuntimeError, NotImplementedError)):
+        broken.save(tmp_path)
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [JSON_FILE, TENSOR_FILE])
+def test_a_missing_file_is_named(tmp_path, name):
+    _result().save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"but {tmp_path} has no {name}\. Make one with `ttreg calibrate"):
+        CalibrationResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("written", [2, None])
+def test_another_format_is_refused(tmp_path, written):
+    _result().save(tmp_path)
+    fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
+    (tmp_path / JSON_FILE).write_text(json.dumps(fields | {"format": written}), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"has format {written}, this version reads 1\. Calibrate again"):
+        CalibrationResult.load(tmp_path)

@@ -1,0 +1,135 @@
+"""`ttreg calibrate`."""
+
+import functools
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.known_checkpoints import Recipe
+from ttreg_hf.photographs import photograph_paths
+
+from .conftest import run, succeed
+
+
+def test_calibrate_writes_its_files_and_says_what_comes_next(base, calibration, tmp_path):
+    out = succeed("calibrate", base, "--output", tmp_path / "c", "--top-k", "2", "--norm-threshold", "60").out
+    result = CalibrationResult.load(tmp_path / "c")
+    assert result.verdict == "fixed"
+    assert {neuron.layer for neuron in result.register_neurons} == {2}
+    for expected in (
+        "images: the bundled photographs (7)", "verdict: fixed", "in-sample", "outlier patches", "feature similarity",
+        f"{result.register_neurons[0].neuron}: ", f"wrote {tmp_path / 'c' / 'calibration.json'}",
+        f"Next: ttreg apply {base} --calibration {tmp_path / 'c'} --output",
+    ):  # fmt: skip
+        assert expected in out, expected
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["calibration.json", "calibration.safetensors"]
+
+
+def test_calibrate_passes_every_setting_on(base, tmp_path):
+    given = {
+        "num_images": 6, "batch_size": 4, "norm_threshold": 60.0, "detection_layer": 3, "first_layer": 1,
+        "last_layer": 2, "top_k": 1, "max_active_fraction": 0.5, "seed": 3,
+    }  # fmt: skip
+    options = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
+    ended = succeed("calibrate", base, "--output", tmp_path / "c", "--json", "--detect-on-prefix", *options)
+    found = json.loads(ended.out)
+    assert found["config"] == given | {"detect_on_prefix": True}
+    assert found["chosen"] == []
+    assert found["files"] == [str(tmp_path / "c" / f"calibration.{suffix}") for suffix in ("json", "safetensors")]
+
+
+def test_recipe_gives_the_published_settings_and_options_win(base, known, tmp_path):
+    known(recipe=Recipe(num_images=5, norm_threshold=70.0, last_layer=2, top_k=3, source="a paper"))
+    ended = succeed(
+        "calibrate", base, "--recipe", "--top-k", "1", "--dataset", photograph_paths()[0].parent,
+        "--output", tmp_path / "c", "--json",
+    )  # fmt: skip
+    config = json.loads(ended.out)["config"]
+    assert (config["num_images"], config["norm_threshold"], config["top_k"]) == (5, 70.0, 1)
+
+
+def test_clean_model_is_a_result_not_a_failure(base, tmp_path):
+    out = succeed("calibrate", base, "--output", tmp_path / "c", "--norm-threshold", "1e6").out
+    assert "verdict: clean" in out
+    assert CalibrationResult.load(tmp_path / "c").register_neurons == ()
+
+
+def test_other_ranks_write_nothing(base, calibration, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    result = CalibrationResult.load(calibration)
+    monkeypatch.setattr("ttreg_hf.calibration.driver.calibrate", lambda *args, **options: result)
+    ended = succeed("calibrate", base, "--output", tmp_path / "c")
+    assert (ended.out, ended.err) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def interrupt_after_half(self, directory: Path) -> None:
+    (directory / "calibration.json").write_text("{")
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_interrupt_while_writing_leaves_what_was_there_before(base, calibration, tmp_path, monkeypatch, before):
+    result = CalibrationResult.load(calibration)
+    monkeypatch.setattr("ttreg_hf.calibration.driver.calibrate", lambda *args, **options: result)
+    monkeypatch.setattr(CalibrationResult, "save", interrupt_after_half)
+    if before:
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "kept").write_text(before)
+    ended = run("calibrate", base, "--output", tmp_path / "c", "--overwrite")
+    assert ended.code == 130
+    assert ended.err == "ttreg: interrupted; nothing half-written remains.\n"
+    left = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))]
+    assert left == (["c", "c/kept"] if before else [])
+
+
+def test_ctrl_c_during_calibration_exits_130_and_leaves_nothing(base, tmp_path):
+    """In a child whose stderr is a terminal: progress shows when to interrupt, and nothing else may be said there."""
+    images = tmp_path / "images"
+    images.mkdir()
+    photograph = photograph_paths()[0]
+    for number in range(3000):  # far more than are done before the signal comes
+        (images / f"{number}.jpg").symlink_to(photograph)
+    arguments = ["calibrate", base, "--output", tmp_path / "c", "--dataset", images, "--num-images", 3000]
+    master, terminal = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ttreg_hf", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "TERM": "xterm"}, text=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )  # fmt: skip
+    os.close(terminal)
+    said = read_until(master, "inspect")
+    child.send_signal(signal.SIGINT)
+    said += read_until(master, "remains.")  # first: a child whose terminal nobody reads waits
+    out, _ = child.communicate(timeout=60)
+    os.close(master)
+    assert child.returncode == 130
+    assert out == f"1 process, cpu, images: {images} (3000)\n"
+    assert "/s" in said
+    assert "ttreg: interrupted" in said
+    assert "Traceback" not in said
+    assert "torchvision" not in said  # a notice of transformers
+    shutil.rmtree(images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def read_until(terminal: int, text: str) -> str:
+    """What a terminal shows, until a text has come or a minute has passed."""
+    said, deadline = "", time.monotonic() + 60
+    while text not in said and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.2)[0]:
+            try:
+                said += os.read(terminal, 4096).decode(errors="replace")
+            except OSError:  # the other side is closed
+                break
+    return said

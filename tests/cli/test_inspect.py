@@ -1,0 +1,53 @@
+"""`ttreg inspect`."""
+
+import json
+import shutil
+
+import pytest
+
+from ttreg_hf.photographs import photograph_paths
+
+from .conftest import succeed
+
+
+def test_inspect_marks_the_detection_block_and_where_outliers_begin(base):
+    out = succeed("inspect", base).out
+    assert "images: the bundled photographs (7)" in out
+    rows = {line.split()[0]: line for line in out.splitlines() if line.split() and line.split()[0].isdecimal()}
+    assert "outliers begin" in rows["2"]
+    assert "detection block" in rows["4"]
+    assert f"Next: ttreg calibrate {base} --output" in out
+
+
+def test_inspect_as_json_is_the_norm_report(base):
+    ended = succeed(
+        "inspect", base, "--json", "--num-images", "3", "--norm-threshold", "60", "--detection-layer", "-1"
+    )
+    found = json.loads(ended.out)
+    assert (found["num_images"], found["norm_threshold"], found["detection_layer"]) == (3, 60, 5)
+    assert found["first_outlier_layer"] == 2
+    assert len(found["max"]) == 6
+    assert ended.err == "images: the bundled photographs (3)\n"
+
+
+def test_inspect_says_when_there_is_nothing_to_do(base):
+    out = succeed("inspect", base, "--norm-threshold", "1e6").out
+    assert "no outlier tokens seen, nothing to do" in out
+    assert "Next" not in out
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_inspect_takes_images_of_the_user(base, tmp_path, kind):
+    for path in photograph_paths()[:2]:
+        shutil.copy(path, tmp_path)
+    dataset = tmp_path if kind == "folder" else tmp_path / photograph_paths()[0].name
+    found = json.loads(succeed("inspect", base, "--dataset", dataset, "--json").out)
+    assert found["num_images"] == (2 if kind == "folder" else 1)
+    assert found["images"] == str(dataset)
+
+
+def test_inspect_runs_in_the_number_format_asked_for(base):
+    exact = json.loads(succeed("inspect", base, "--json").out)["median"]
+    rounded = json.loads(succeed("inspect", base, "--json", "--dtype", "bfloat16", "--device", "cpu").out)["median"]
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)

@@ -1,0 +1,28 @@
+"""Fixtures of all tests, and the matrix of families as parameters."""
+
+import os
+
+import pytest
+import torch
+from families import BARE_CASES, CASES, Case
+from local_hub import local_hub  # noqa: F401
+
+torch.set_num_threads(1)  # tiny models: handing work to other threads costs more than it saves
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in child processes too
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every family with every head."""
+    return request.param
+
+
+@pytest.fixture(params=BARE_CASES, ids=lambda case: case.family.name)
+def bare_case(request: pytest.FixtureRequest) -> Case:
+    """Every family, without a head."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers_in_every_test() -> None:
+    torch.manual_seed(0)

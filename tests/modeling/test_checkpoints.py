@@ -1,0 +1,201 @@
+"""Checkpoints: what is saved, and what loads from stock, old and patched folders."""
+
+import re
+
+import pytest
+import torch
+from families import CASES, NEURONS, images
+from safetensors.torch import load_file, save_file
+from transformers import conversion_mapping
+
+from modeling.laws import assert_equal_outputs, down_projection, patched_class, patched_model, run
+from ttreg_hf import modeling
+
+KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+# names before transformers 5.20 (DINOv2), 5.14 (ViT) and 5.6 (CLIP), by the file of the family
+OLD_ATTENTION = [
+    (r"attention\.q_proj", "attention.attention.query"),
+    (r"attention\.k_proj", "attention.attention.key"),
+    (r"attention\.v_proj", "attention.attention.value"),
+    (r"attention\.o_proj", "attention.output.dense"),
+]
+OLD_VIT = [
+    *OLD_ATTENTION,
+    (r"mlp\.fc1", "intermediate.dense"),
+    (r"mlp\.fc2", "output.dense"),
+    (r"(^|\.)layers\.", r"\1encoder.layer."),
+]
+OLD_DINOV2 = [*OLD_ATTENTION, (r"mlp\.down_proj", "mlp.weights_out")]
+OLD_TOWER = [(r"^", "vision_model.")]
+OLD_NAMES = {
+    "dinov2": OLD_DINOV2,
+    "dinov2_with_registers": OLD_DINOV2,
+    "dinov3_vit": [(r"(^|\.)model\.layer\.", r"\1layer.")],
+    "vit": OLD_VIT,
+    "deit": OLD_VIT,
+    "clip": OLD_TOWER,
+    "siglip": OLD_TOWER,
+    "siglip2": OLD_TOWER,
+}
+
+
+def _old_layout(case, state):
+    """A state dict as the first releases of the family saved it."""
+    if case.family.trunk == "vision_model" and not case.is_bare:
+        return state  # models with a head kept the names of their tower
+    old = {}
+    for name, tensor in state.items():
+        if ".gate_proj." in name and case.family.file != "dinov3_vit":
+            name, tensor = (
+                name.replace("gate_proj", "weights_in"),
+                torch.cat([tensor, state[name.replace("gate", "up")]]),
+            )
+        elif ".up_proj." in name and case.family.file != "dinov3_vit":
+            continue
+        for pattern, replacement in OLD_NAMES[case.family.file]:
+            name = re.sub(pattern, replacement, name)
+        old[name] = tensor.contiguous()
+    return old
+
+
+def _save(folder, model, state):
+    folder.mkdir(exist_ok=True)
+    model.config.save_pretrained(folder)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _load(cls, folder, **options):
+    model, info = cls.from_pretrained(folder, output_loading_info=True, attn_implementation="eager", **options)
+    return model, {kind: sorted(map(str, info[kind])) for kind in KINDS if info[kind]}
+
+
+@pytest.fixture
+def old_folder(case, tmp_path):
+    stock = case.stock_model()
+    return _save(tmp_path / "old", stock, _old_layout(case, stock.state_dict()))
+
+
+def test_saved_tensors_have_the_stock_models_names_and_values(case, tmp_path):
+    stock = case.stock_model()
+    stock.save_pretrained(tmp_path / "stock")
+    patched_model(modeling, case, stock).save_pretrained(tmp_path / "patched")
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("patched", "stock"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_saved_model_loads_with_equal_outputs(case, tmp_path):
+    model = patched_model(modeling, case, case.stock_model(), shift_fill="mean", num_test_time_registers=2)
+    model.save_pretrained(tmp_path)
+    loaded, problems = _load(type(model), tmp_path)
+    assert problems == {}
+    assert_equal_outputs(run(loaded, images()), run(model, images()))
+
+
+def test_the_stock_class_reads_a_patched_checkpoint(case, tmp_path):
+    stock = case.stock_model()
+    patched_model(modeling, case, stock).save_pretrained(tmp_path)
+    loaded, problems = _load(case.stock_class, tmp_path)
+    assert problems == {}
+    assert_equal_outputs(run(loaded, images()), run(stock, images()))
+
+
+def test_a_stock_checkpoint_loads_with_neurons_given(case, tmp_path):
+    stock = case.stock_model()
+    stock.save_pretrained(tmp_path)
+    loaded, problems = _load(patched_class(modeling, case), tmp_path, register_neurons=NEURONS)
+    assert problems == {}
+    assert_equal_outputs(run(loaded, images()), run(patched_model(modeling, case, stock), images()))
+
+
+def test_an_old_stock_checkpoint_loads_in_full(case, old_folder):
+    loaded, problems = _load(patched_class(modeling, case), old_folder)
+    assert problems == {}
+    assert_equal_outputs(run(loaded, images()), run(case.stock_model(), images()))
+
+
+def test_an_old_patched_checkpoint_loads_in_full(case, tmp_path):
+    model = patched_model(modeling, case, case.stock_model())
+    loaded, problems = _load(type(model), _save(tmp_path / "old", model, _old_layout(case, model.state_dict())))
+    assert problems == {}
+    assert_equal_outputs(run(loaded, images()), run(model, images()))
+
+
+def test_an_old_checkpoint_that_would_not_load_in_full_is_an_error(bare_case, tmp_path, monkeypatch):
+    """The conversion of keys is taken away from the patched class only."""
+    if bare_case.family.file in ("dinov3_vit", "siglip", "siglip2"):
+        pytest.skip("the old names differ by the class's own prefix, which needs no conversion")
+    stock = bare_case.stock_model()
+    folder = _save(tmp_path / "old", stock, _old_layout(bare_case, stock.state_dict()))
+    cls = patched_class(modeling, bare_case)
+    _load(cls, folder)
+    monkeypatch.setitem(conversion_mapping._checkpoint_conversion_mapping_cache, cls.__name__, [])
+    with pytest.raises(
+        ValueError,
+        match=rf"^{cls.__name__} must load the same weights as {bare_case.stock_class.__name__}, but from .*"
+        r"missing keys.*Load with the stock class and use `add_test_time_registers`",
+    ):
+        _load(cls, folder)
+
+
+def test_keys_that_the_stock_class_misses_too_are_no_error(case, tmp_path):
+    stock = case.stock_model()
+    state = stock.state_dict()
+    missing = next(name for name in state if name.endswith("k_proj.weight"))
+    del state[missing]
+    folder = _save(tmp_path / "folder", stock, state | {"extra.weight": torch.zeros(1)})
+    _, problems = _load(patched_class(modeling, case), folder)
+    assert problems == _load(case.stock_class, folder)[1]
+    assert problems["missing_keys"] == [missing]
+
+
+def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(case, tmp_path):
+    if case.is_bare:
+        pytest.skip("has no head")
+    if case.has_two_towers:
+        pytest.skip("is not made from a bare checkpoint")
+    bare = case.family.heads[0](case.stock_model().config)
+    bare.save_pretrained(tmp_path)
+    loaded, problems = _load(patched_class(modeling, case), tmp_path, register_neurons=NEURONS, num_labels=5)
+    _, expected = _load(case.stock_class, tmp_path, num_labels=5)
+    assert problems == expected
+    ours, theirs = (down_projection(case.blocks_of(each)[0]).weight for each in (loaded, bare))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(case, tmp_path):
+    patched_model(modeling, case, case.stock_model()).save_pretrained(tmp_path)
+    bare = case.family.heads[0]
+    cls = patched_class(modeling, next(other for other in CASES if other.stock_class is bare))
+    loaded, problems = _load(cls, tmp_path)
+    assert problems == _load(bare, tmp_path)[1]
+    assert loaded.config.register_neurons == NEURONS
+
+
+def test_a_head_of_another_size_is_new_where_stock_makes_it_new(case, tmp_path):
+    if not case.stock_class.__name__.endswith("ForImageClassification"):
+        pytest.skip("has no labels")
+    model = patched_model(modeling, case, case.stock_model())
+    model.save_pretrained(tmp_path)
+    _, problems = _load(type(model), tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert problems == _load(case.stock_class, tmp_path, num_labels=7, ignore_mismatched_sizes=True)[1]
+    assert list(problems) == ["mismatched_keys"]
+
+
+@pytest.mark.parametrize("output_loading_info", [True, False])
+def test_from_pretrained_returns_what_the_stock_class_returns(bare_case, tmp_path, output_loading_info):
+    model = patched_model(modeling, bare_case, bare_case.stock_model())
+    model.save_pretrained(tmp_path)
+    found = type(model).from_pretrained(
+        pretrained_model_name_or_path=tmp_path, output_loading_info=output_loading_info
+    )
+    assert isinstance(found, tuple) == output_loading_info
+
+
+def test_a_dtype_asked_for_is_loaded(case, tmp_path):
+    model = patched_model(modeling, case, case.stock_model())
+    model.save_pretrained(tmp_path)
+    loaded, _ = _load(type(model), tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    run(loaded, images().bfloat16())

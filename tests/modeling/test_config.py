@@ -1,0 +1,171 @@
+"""The config of a patched model: its fields, what it refuses, and its JSON."""
+
+import json
+
+import pytest
+from families import CASES, NEURONS, TINY
+from huggingface_hub.errors import StrictDataclassError
+
+from modeling.laws import patched_class, patched_model
+from ttreg_hf import modeling
+
+FIELDS = {
+    "num_test_time_registers": 2,
+    "register_neurons": NEURONS,
+    "shift_value": "per_layer",
+    "shift_fill": "mean",
+    "shift_scale": 0.5,
+    "output_registers": True,
+    "base_model_name_or_path": "org/name",
+    "base_model_revision": "abc",
+}
+
+
+@pytest.fixture(params=modeling.TTREG_CLASSES, ids=lambda cls: cls.__name__)
+def config_class(request):
+    return request.param
+
+
+def _base_class(config_class):
+    return next(cls for cls in config_class.__mro__ if cls.__module__.startswith("transformers."))
+
+
+def _tiny(config_class):
+    """Fields of a tiny model; of a model with both towers only the vision tower's."""
+    return {"vision_config": TINY} if config_class.sub_configs else TINY
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"register_neurons": [[0, 1], [77, 1]]},
+            r"`register_neurons` names layer 77, but this model has 3 layers \(0 to 2\)\. Recalibrate for this "
+            r"checkpoint, or pass the config it was calibrated with\.",
+        ),
+        ({"register_neurons": [[-1, 1]]}, r"names layer -1, but this model has 3 layers \(0 to 2\)"),
+        ({"register_neurons": [[0, -2]]}, r"names neuron -2 of layer 0; neurons count from 0"),
+        ({"register_neurons": [[1, 2], [0, 2], [1, 2]]}, r"names neuron 1/2 twice\. Give each neuron once"),
+        ({"register_neurons": [[1, 2, 3]]}, r"holds \[layer, neuron\] pairs of whole numbers, got \[1, 2, 3\]"),
+        ({"register_neurons": [[1, 2.0]]}, r"pairs of whole numbers, got \[1, 2\.0\]"),
+        ({"register_neurons": [[True, 2]]}, r"pairs of whole numbers, got \[True, 2\]"),
+        ({"register_neurons": [["1", "2"]]}, r"pairs of whole numbers, got \['1', '2'\]"),
+        ({"register_neurons": [3]}, r"pairs of whole numbers, got 3"),
+        ({"register_neurons": {"1": [2]}}, r"register_neurons"),
+        ({"register_neurons": "1/2"}, r"register_neurons"),
+        ({"register_neurons": None}, r"register_neurons"),
+        ({"num_test_time_registers": -1}, r"`num_test_time_registers` is 0 or more, got -1"),
+        ({"num_test_time_registers": 1.5}, r"num_test_time_registers"),
+        ({"num_test_time_registers": "1"}, r"num_test_time_registers"),
+        ({"num_test_time_registers": True}, r"num_test_time_registers"),
+        ({"shift_value": "per_token"}, r"`shift_value` is one of per_neuron, per_layer, got 'per_token'"),
+        ({"shift_value": None}, r"shift_value"),
+        ({"shift_fill": "noise"}, r"`shift_fill` is one of zero, mean, outliers, keep, got 'noise'"),
+        ({"shift_scale": "2"}, r"shift_scale"),
+        ({"output_registers": "yes"}, r"output_registers"),
+        ({"base_model_name_or_path": 3}, r"base_model_name_or_path"),
+        (
+            {"register_neuron": [[0, 1]]},
+            r"`register_neuron` is not a field of \w+\. Did you mean `register_neurons`\?",
+        ),
+        ({"num_test_time_register": 1}, r"Did you mean `num_test_time_registers`\?"),
+        ({"shift_values": "per_layer"}, r"Did you mean `shift_value`\?"),
+    ],
+    ids=str,
+)
+def test_a_wrong_field_is_refused_with_its_message(config_class, fields, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        config_class(**_tiny(config_class), **fields)
+
+
+@pytest.mark.parametrize("neuron", [64, 10_000])
+def test_a_neuron_that_the_layer_does_not_have_is_refused_by_the_model(case, neuron):
+    width = case.family.neurons
+    message = (
+        rf"`register_neurons` names neuron {neuron} of layer 2, but its MLP has {width} \(0 to {width - 1}\)\. "
+        r"Recalibrate for this checkpoint, or pass the config it was calibrated with\."
+    )
+    with pytest.raises(ValueError, match=message):
+        patched_model(modeling, case, case.stock_model(), register_neurons=[[2, 1], [2, neuron]])
+
+
+def test_defaults_are_one_register_and_no_neurons(config_class):
+    config = config_class(**_tiny(config_class))
+    assert (config.num_test_time_registers, config.register_neurons, config.output_registers) == (1, [], False)
+    assert (config.shift_value, config.shift_fill, config.shift_scale) == ("per_neuron", "zero", 1.0)
+    assert (config.base_model_name_or_path, config.base_model_revision) == (None, None)
+
+
+def test_the_base_models_fields_are_its_own(config_class):
+    tiny = _tiny(config_class)
+    ours, base = config_class(**tiny, **FIELDS).to_dict(), _base_class(config_class)(**tiny).to_dict()
+    assert {name: ours[name] for name in base.keys() - {"model_type"}} == {
+        name: value for name, value in base.items() if name != "model_type"
+    }
+    assert set(ours) - set(base) == {*FIELDS, "auto_map"}
+
+
+def test_a_config_survives_json(config_class, tmp_path):
+    config = config_class(**_tiny(config_class), **FIELDS)
+    config.save_pretrained(tmp_path)
+    loaded = config_class.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in FIELDS} == FIELDS
+    assert loaded.to_dict() == config.to_dict() | {
+        "transformers_version": loaded.to_dict().get("transformers_version")
+    }
+
+
+def test_pairs_may_be_tuples_and_are_lists_afterwards(config_class):
+    config = config_class(**_tiny(config_class), register_neurons=((1, 5), (0, 3)))
+    assert config.register_neurons == [[1, 5], [0, 3]]
+
+
+def test_the_saved_file_names_type_classes_and_fields(config_class, tmp_path):
+    config_class(**_tiny(config_class), **FIELDS).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved["model_type"] == f"{_base_class(config_class).model_type}_ttreg"
+    assert {name: saved[name] for name in FIELDS} == FIELDS
+    assert saved["auto_map"]["AutoConfig"].endswith(f".{config_class.__name__}")
+    heads = {auto.__name__: cls for auto, cls in modeling.TTREG_CLASSES[config_class].items()}
+    assert saved["auto_map"].keys() == {"AutoConfig", *heads}
+    for auto_name, cls in heads.items():
+        assert saved["auto_map"][auto_name] == f"{cls.__module__.rsplit('.', 1)[1]}.{cls.__name__}"
+
+
+def test_a_config_that_was_made_wrong_is_not_saved(config_class, tmp_path):
+    config = config_class(**_tiny(config_class), register_neurons=[[0, 1]])
+    config.register_neurons = [[9, 1]]
+    with pytest.raises((ValueError, StrictDataclassError), match="names layer 9"):
+        config.save_pretrained(tmp_path)
+
+
+def test_the_stock_config_ignores_the_fields(config_class):
+    """Fields of a patched model in a stock config mean nothing, and are no error."""
+    base = _base_class(config_class)(**_tiny(config_class), **FIELDS)
+    assert base.model_type == config_class.model_type.removesuffix("_ttreg")
+
+
+def test_every_head_reads_the_same_config_class(case):
+    config_class = patched_class(modeling, case).config_class
+    assert config_class.model_type == f"{case.stock_class.config_class.model_type}_ttreg"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.has_two_towers], ids=lambda case: case.name)
+def test_towers_are_stock_typed_and_saved_as_such(case, tmp_path):
+    """A stranger's transformers would not know another type inside a config."""
+    patched_model(modeling, case, case.stock_model()).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    stock = case.stock_model().config
+    for tower in ("vision_config", "text_config"):
+        assert saved[tower]["model_type"] == getattr(stock, tower).model_type
+        assert not set(FIELDS) & set(saved[tower])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.has_two_towers], ids=lambda case: case.name)
+def test_the_vision_towers_config_of_a_checkpoint_with_both_keeps_the_fields(case, tmp_path):
+    model = patched_model(modeling, case, case.stock_model(), shift_fill="mean")
+    model.save_pretrained(tmp_path)
+    tower = patched_class(modeling, next(bare for bare in CASES if bare.family is case.family and bare.is_bare))
+    config = tower.config_class.from_pretrained(tmp_path)
+    assert (config.register_neurons, config.shift_fill) == (NEURONS, "mean")
+    assert config.hidden_size == TINY["hidden_size"]

@@ -1,0 +1,191 @@
+"""Mutants of the suitcase's source, each wrong in one way, break a law: the laws can fail."""
+
+import importlib.util
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from families import CASES
+
+import ttreg_hf.modeling
+from modeling import laws
+
+SUITCASE = Path(ttreg_hf.modeling.__file__).parent
+METHOD, BASE = "test_time_registers.py", "ttreg_base.py"
+PUT_REGISTERS = "return acts_BTF.index_copy(-1, neurons_K, torch.cat([prefix, moved, left], dim=1))"
+MAXIMUM = "signed_max(layout.remove(acts_BTK), seen_BT)"
+# a plain MLP with a pre-LayerNorm, a gated MLP, a head, and the one head that reads captured outputs
+JUDGES = [case for case in CASES if case.name in ("clip-CLIPVisionModel", "dinov2-swiglu-Dinov2Model")] + [
+    case for case in CASES if case.name in ("dinov2-Dinov2ForImageClassification", "dinov2-Dinov2Backbone")
+]
+NO_SHIFT = (METHOD, PUT_REGISTERS, "return acts_BTF")
+
+MUTANTS = [
+    (
+        "no insertion",
+        METHOD,
+        "return torch.cat([tokens_BTD[:, self.prefix], empty, tokens_BTD[:, after_prefix]], dim=1)",
+        "return tokens_BTD",
+    ),
+    (
+        "registers last",
+        METHOD,
+        "return torch.cat([tokens_BTD[:, self.prefix], empty, tokens_BTD[:, after_prefix]], dim=1)",
+        "return torch.cat([tokens_BTD, empty], dim=1)",
+    ),
+    (
+        "zero without moving",
+        METHOD,
+        PUT_REGISTERS,
+        PUT_REGISTERS.replace("moved", "registers"),
+    ),
+    (
+        "move without zeroing",
+        METHOD,
+        PUT_REGISTERS,
+        PUT_REGISTERS.replace("left", "patches"),
+    ),
+    (
+        "image 0 only",
+        METHOD,
+        PUT_REGISTERS,
+        PUT_REGISTERS.replace("return ", "shifted = ") + "\n    return torch.cat([shifted[:1], acts_BTF[1:]])",
+    ),
+    (
+        "image 0's value for all",
+        METHOD,
+        "* scale).expand_as(registers)",
+        "* scale)[:1].expand_as(registers)",
+    ),
+    (
+        "register inside its own maximum",
+        METHOD,
+        MAXIMUM,
+        "signed_max(acts_BTK)",
+    ),
+    (
+        "prefix outside the maximum",
+        METHOD,
+        MAXIMUM,
+        "signed_max(acts_BTK[:, layout.patches])",
+    ),
+    (
+        "sign lost",
+        METHOD,
+        "return acts_BTK.gather(1, strongest).squeeze(1)",
+        "return acts_BTK.gather(1, strongest).squeeze(1).abs()",
+    ),
+    (
+        "prefix zeroed too",
+        METHOD,
+        PUT_REGISTERS,
+        PUT_REGISTERS.replace("[prefix,", "[torch.zeros_like(prefix),"),
+    ),
+    (
+        "layer off by one",
+        BASE,
+        "place_shift(block, listed.get(layer, []), self.registers)",
+        "place_shift(block, listed.get(layer + 1, []), self.registers)",
+    ),
+    (
+        "no removal after the last block",
+        BASE,
+        "register_forward_hook(registers.on_last_block, prepend=True)",
+        "register_forward_hook(lambda module, args, output: None)",
+    ),
+    (
+        "removal after the last block's output is captured",
+        BASE,
+        "register_forward_hook(registers.on_last_block, prepend=True)",
+        "register_forward_hook(registers.on_last_block)",
+    ),
+    (
+        "no removal from captured outputs",
+        BASE,
+        "register_forward_hook(registers.on_captured)",
+        "register_forward_hook(lambda module, args, output: None)",
+    ),
+    (
+        "attention columns of the registers stay",
+        METHOD,
+        "return torch.cat([rows[..., self.prefix], rows[..., self.patches]], dim=3)",
+        "return rows",
+    ),
+    (
+        "padding inside the maximum",
+        METHOD,
+        "seen_BT = None if seen_BT is None else layout.remove(seen_BT)",
+        "seen_BT = None",
+    ),
+    (
+        "the switch does nothing",
+        BASE,
+        "before, registers.enabled = registers.enabled, False",
+        "before, registers.enabled = registers.enabled, True",
+    ),
+]
+
+
+def _load_copy(folder: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def suitcase_copy(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the folder to change and load; what was loaded from it is forgotten after the test."""
+    folder = tmp_path / "suitcase"
+    shutil.copytree(SUITCASE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "mutant"]:
+        del sys.modules[name]
+
+
+def _first_broken_law(modeling: ModuleType) -> str | None:
+    for case, law in itertools.product(JUDGES, laws.LAWS):
+        try:
+            law(modeling, case)
+        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+            return f"{case.name}: {law.__name__}: {error}"
+    return None
+
+
+@pytest.fixture(scope="module")
+def modeling_without_shift(tmp_path_factory) -> ModuleType:
+    folder = tmp_path_factory.mktemp("mutant") / "suitcase"
+    shutil.copytree(SUITCASE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    file, old, new = NO_SHIFT
+    source = (folder / file).read_text(encoding="utf-8")
+    assert source.count(old) == 1
+    (folder / file).write_text(source.replace(old, new), encoding="utf-8")
+    return _load_copy(folder, "mutant_without_shift")
+
+
+def test_without_the_shift_every_family_and_head_breaks_the_laws(modeling_without_shift, case):
+    for law in (
+        laws.law_down_projections_read_shifted_activations,
+        laws.law_outputs_are_those_of_the_method_by_hand,
+    ):
+        with pytest.raises(AssertionError):
+            law(modeling_without_shift, case)
+
+
+def test_an_unchanged_copy_breaks_no_law(suitcase_copy):
+    assert _first_broken_law(_load_copy(suitcase_copy, "mutant")) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [mutant[1:] for mutant in MUTANTS], ids=[mutant[0] for mutant in MUTANTS]
+)
+def test_a_mutant_breaks_a_law(suitcase_copy, file, old, new):
+    source = (suitcase_copy / file).read_text(encoding="utf-8")
+    assert source.count(old) == 1
+    (suitcase_copy / file).write_text(source.replace(old, new), encoding="utf-8")
+    assert _first_broken_law(_load_copy(suitcase_copy, "mutant")) is not None

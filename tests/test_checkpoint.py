@@ -1,0 +1,238 @@
+"""Checkpoint folders: what is written, what is recorded, and which files may be published."""
+
+import json
+import os
+import subprocess
+
+import pytest
+import torch
+from families import FAMILIES, NUM_PATCHES, PATCH_SIZE, Case
+from PIL import Image
+
+from ttreg_hf import CalibrationConfig, add_test_time_registers, calibrate, verifying
+from ttreg_hf.base_weights import checksum_fields, read_checksum, weights_checksum
+from ttreg_hf.checkpoint import checkpoint_files, is_written_by_us, read_config, save_checkpoint
+from ttreg_hf.from_hub import from_pretrained
+from ttreg_hf.hub_names import LOCAL_FOLDER, config_without_local_paths, dataset_id, is_hub_id
+from ttreg_hf.planted import planted_model
+from ttreg_hf.probe import outputs_on_probe, probe_images
+from ttreg_hf.verifying import expected_outputs, verify_checkpoint
+
+CODE = {"configuration_dinov2_ttreg.py", "modeling_dinov2_ttreg.py", "test_time_registers.py", "ttreg_base.py"}
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return planted_model("dinov2")
+
+
+@pytest.fixture(scope="module")
+def result(planted):
+    settings = CalibrationConfig(num_images=16, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
+    return calibrate(planted.model, planted.sample, config=settings)
+
+
+@pytest.fixture
+def folder(planted, tmp_path):
+    neurons = [[neuron.layer, neuron.neuron] for neuron in planted.register_neurons]
+    return save_checkpoint(add_test_time_registers(planted.model, neurons), tmp_path / "checkpoint")
+
+
+def rewrite(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+
+
+def test_folder_is_complete(planted, result, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    patched = add_test_time_registers(planted.model, result.register_neurons)
+    folder = save_checkpoint(patched, tmp_path / "checkpoint", calibration=result, pictures=[tmp_path / "cat.png"])
+    expected = {"README.md", "calibration.json", "calibration.safetensors", "config.json", "expected_outputs.json"}
+    assert checkpoint_files(folder).keys() == expected | CODE | {"model.safetensors", "pictures/cat.png"}
+    assert "(pictures/cat.png)" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_local_path_is_written(planted, result, tmp_path):
+    planted.model.save_pretrained(tmp_path / "base")
+    base = type(planted.model).from_pretrained(tmp_path / "base")
+    found = calibrate(
+        str(tmp_path / "base"), planted.sample, config=result.config, images_name=str(tmp_path / "secret")
+    )
+    patched = add_test_time_registers(base, found.register_neurons)
+    assert patched.config.base_model_name_or_path == str(tmp_path / "base")
+    folder = save_checkpoint(patched, tmp_path / "checkpoint", calibration=found)
+    for path in checkpoint_files(folder).values():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+    provenance = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))["provenance"]
+    assert (provenance["model"], provenance["images"]) == (LOCAL_FOLDER, LOCAL_FOLDER)
+    assert patched.config.base_model_name_or_path == str(tmp_path / "base")  # the model itself is as it was
+
+
+def test_names_on_the_hub_are_told_from_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "vit").mkdir(parents=True)
+    assert is_hub_id("org/vit")
+    for name in ("models/vit", "vit", "/org/vit", "./vit", "~/vit", "a/b/c", "", None, "org/..", "C:\\vit"):
+        assert not is_hub_id(name), name
+    assert dataset_id("org/photographs (train)") == "org/photographs"
+    assert dataset_id("org/photographs") is None
+    assert config_without_local_paths({"base_model_name_or_path": "org/vit", "base_model_revision": "ab"}) == {
+        "base_model_name_or_path": "org/vit",
+        "base_model_revision": "ab",
+    }
+
+
+def test_stock_model_is_no_checkpoint(planted, tmp_path):
+    with pytest.raises(TypeError, match="patched model, got Dinov2Model"):
+        save_checkpoint(planted.model, tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_fresh_interpreter_finds_the_recorded_outputs_of_a_backbone_in_bfloat16(tmp_path):
+    case = Case(FAMILIES[0], FAMILIES[0].heads[-1])
+    assert case.is_backbone
+    patched = add_test_time_registers(case.stock_model().bfloat16(), [[1, 5]])
+    folder = save_checkpoint(patched, tmp_path / "checkpoint")
+    assert verify_checkpoint(folder) < 1e-4
+    assert next(patched.parameters()).dtype == torch.bfloat16
+
+
+def test_recording_leaves_the_model_as_it_was(planted):
+    patched = add_test_time_registers(planted.model, [[2, 3]]).train()
+    before = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in patched.state_dict().items()}
+    assert expected_outputs(patched) == expected_outputs(patched)
+    assert patched.training
+    assert {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in patched.state_dict().items()} == before
+
+
+def test_recorded_outputs_depend_on_the_register_neurons(planted):
+    neurons = [[neuron.layer, neuron.neuron] for neuron in planted.register_neurons]
+    patched, other = (add_test_time_registers(planted.model, chosen) for chosen in (neurons, neurons[:1]))
+    states = [torch.tensor(outputs_on_probe(model)["last_hidden_state"]) for model in (patched, other)]
+    assert (states[0] - states[1]).abs().max() > 0.01 * states[0].abs().max()
+
+
+def test_probe_images_have_the_models_size():
+    case = Case(FAMILIES[0], FAMILIES[0].heads[0])
+    images = probe_images(case.stock_model().config)
+    assert images.shape[2] * images.shape[3] == NUM_PATCHES * PATCH_SIZE**2
+    assert torch.isfinite(images).all()
+
+
+def test_outputs_that_are_not_finite_are_refused(planted, tmp_path):
+    broken = add_test_time_registers(planted.model, [[2, 3]], shift_scale=float("nan"))
+    with pytest.raises(ValueError, match="finite outputs"):
+        save_checkpoint(broken, tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_the_fresh_interpreter_gets_neither_token_nor_network(folder, monkeypatch):
+    given = {}
+
+    def run(command, *, env, **options):
+        given.update(env)
+        return subprocess.CompletedProcess(command, 1, "", "Traceback\nImportError: no network")
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(verifying.subprocess, "run", run)
+    with pytest.raises(RuntimeError, match="without ttreg_hf, but there it ends with: ImportError: no network"):
+        verify_checkpoint(folder)
+    assert "hf_secret" not in given.values()
+    assert given["HF_HUB_OFFLINE"] == "1"
+    assert given["HF_HOME"] != os.environ.get("HF_HOME")
+
+
+def test_changed_folder_is_found_out(folder):
+    rewrite(folder / "config.json", register_neurons=[[1, 1]])
+    with pytest.raises(RuntimeError, match="must give the outputs that were recorded"):
+        verify_checkpoint(folder)
+    rewrite(folder / "expected_outputs.json", format=9)
+    with pytest.raises(ValueError, match="has format 9, this version reads 1"):
+        verify_checkpoint(folder)
+    (folder / "expected_outputs.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds expected_outputs\.json"):
+        verify_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "pytorch_model.bin", "model.pkl", "setup.py", "pictures/ttreg_base.py"]
+)
+def test_files_of_other_kinds_are_not_published(folder, name):
+    (folder / "pictures").mkdir()
+    (folder / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"got {name}. Move it out of"):
+        checkpoint_files(folder)
+
+
+def test_links_out_of_the_folder_are_refused(folder, tmp_path):
+    (tmp_path / "secret.json").write_text("{}")
+    os.symlink(tmp_path / "secret.json", folder / "notes.json")
+    with pytest.raises(ValueError, match=r"notes\.json links to .*secret\.json"):
+        checkpoint_files(folder)
+    (folder / "notes.json").unlink()
+    (tmp_path / "private").mkdir()
+    os.symlink(tmp_path / "private", folder / "pictures")
+    with pytest.raises(ValueError, match=r"pictures links to .*private"):
+        checkpoint_files(folder)
+
+
+def test_weights_in_several_files_lie_in_the_folder(planted, tmp_path):
+    patched = add_test_time_registers(planted.model, [[2, 3]])
+    folder = save_checkpoint(patched, tmp_path / "checkpoint", max_shard_size="500KB")
+    assert sum(is_written_by_us(name) and "-of-" in name for name in checkpoint_files(folder)) > 1
+    rewrite(folder / "model.safetensors.index.json", weight_map={"x": "../../secret.safetensors"})
+    with pytest.raises(ValueError, match=r"got '\.\./\.\./secret\.safetensors', which is none"):
+        checkpoint_files(folder)
+
+
+def test_hidden_files_are_left_out(folder):
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "token.txt").write_text("secret")
+    (folder / ".DS_Store").write_bytes(b"")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "x.pyc").write_bytes(b"")
+    assert checkpoint_files(folder).keys() == CODE | {
+        "README.md",
+        "config.json",
+        "expected_outputs.json",
+        "model.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    "reference", ["../evil.Model", "evil.Model", "org/other--modeling_dinov2_ttreg.Model", "/evil.M"]
+)
+def test_config_that_names_code_elsewhere_is_refused(folder, reference):
+    rewrite(folder / "config.json", auto_map={"AutoModel": reference})
+    with pytest.raises(ValueError, match="`auto_map` names files of ttreg_hf in its own folder, got"):
+        read_config(folder)
+
+
+def test_folders_that_are_no_patched_checkpoint_are_refused(planted, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        read_config(tmp_path)
+    planted.model.save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="must hold a patched model, got one of type 'dinov2'"):
+        read_config(tmp_path / "base")
+    with pytest.raises(ValueError, match="must hold a patched model, got one of type 'dinov2'"):
+        from_pretrained(tmp_path / "base")
+
+
+def test_pushing_again_takes_away_its_own_files_only():
+    ours = ["model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", *CODE]
+    assert all(map(is_written_by_us, [*ours, "base_weights.json", "calibration.json"]))
+    assert not any(map(is_written_by_us, ["README.md", "notes.md", "demo.py", "pictures/cat.png", ".gitattributes"]))
+
+
+def test_checksum_survives_saving_and_tells_other_weights(planted, folder, tmp_path):
+    loaded = from_pretrained(folder)
+    checksum = weights_checksum(loaded)
+    assert checksum == weights_checksum(planted.model)
+    (tmp_path / "base_weights.json").write_text(json.dumps(checksum_fields(loaded)))
+    assert read_checksum(tmp_path / "base_weights.json") == checksum
+    with torch.no_grad():
+        next(loaded.parameters()).view(-1)[0] += 1e-3
+    assert weights_checksum(loaded) != checksum
+    assert weights_checksum(from_pretrained(folder, dtype="bfloat16")) != checksum
+    rewrite(tmp_path / "base_weights.json", format=2)
+    with pytest.raises(ValueError, match="must have format 1"):
+        read_checksum(tmp_path / "base_weights.json")

@@ -1,0 +1,103 @@
+"""Test-time registers for pretrained Vision Transformers, as a plugin for the Hugging Face Hub.
+
+`inspect_norms` tells whether a checkpoint has outlier tokens, `calibrate` finds the neurons that make them,
+`add_test_time_registers` moves those neurons' activation to an extra token. Importing this package registers the
+patched classes, so that `AutoModel.from_pretrained` loads patched checkpoints without `trust_remote_code`.
+"""
+
+from ttreg_hf.applying import add_test_time_registers, published_register_neurons
+from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
+from ttreg_hf.calibration.driver import calibrate, inspect_norms
+from ttreg_hf.calibration.norms import NormReport
+from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.from_hub import from_pretrained
+from ttreg_hf.hub import register_push_to_hub
+from ttreg_hf.modeling import (
+    CLIPTTRegConfig,
+    CLIPTTRegForImageClassification,
+    CLIPTTRegModel,
+    CLIPVisionTTRegConfig,
+    CLIPVisionTTRegModel,
+    CLIPVisionTTRegModelWithProjection,
+    DeiTTTRegConfig,
+    DeiTTTRegForImageClassification,
+    DeiTTTRegForImageClassificationWithTeacher,
+    DeiTTTRegModel,
+    Dinov2TTRegBackbone,
+    Dinov2TTRegConfig,
+    Dinov2TTRegForImageClassification,
+    Dinov2TTRegModel,
+    Dinov2WithRegistersTTRegBackbone,
+    Dinov2WithRegistersTTRegConfig,
+    Dinov2WithRegistersTTRegForImageClassification,
+    Dinov2WithRegistersTTRegModel,
+    DINOv3ViTTTRegBackbone,
+    DINOv3ViTTTRegConfig,
+    DINOv3ViTTTRegModel,
+    Siglip2TTRegConfig,
+    Siglip2TTRegForImageClassification,
+    Siglip2TTRegModel,
+    Siglip2VisionTTRegConfig,
+    Siglip2VisionTTRegModel,
+    SiglipTTRegConfig,
+    SiglipTTRegForImageClassification,
+    SiglipTTRegModel,
+    SiglipVisionTTRegConfig,
+    SiglipVisionTTRegModel,
+    ViTTTRegConfig,
+    ViTTTRegForImageClassification,
+    ViTTTRegModel,
+    register_with_auto_classes,
+)
+from ttreg_hf.register_neuron import RegisterNeuron
+
+__version__ = "0.1.0"
+__all__ = [
+    "CLIPTTRegConfig",
+    "CLIPTTRegForImageClassification",
+    "CLIPTTRegModel",
+    "CLIPVisionTTRegConfig",
+    "CLIPVisionTTRegModel",
+    "CLIPVisionTTRegModelWithProjection",
+    "CalibrationConfig",
+    "CalibrationResult",
+    "DINOv3ViTTTRegBackbone",
+    "DINOv3ViTTTRegConfig",
+    "DINOv3ViTTTRegModel",
+    "DeiTTTRegConfig",
+    "DeiTTTRegForImageClassification",
+    "DeiTTTRegForImageClassificationWithTeacher",
+    "DeiTTTRegModel",
+    "Dinov2TTRegBackbone",
+    "Dinov2TTRegConfig",
+    "Dinov2TTRegForImageClassification",
+    "Dinov2TTRegModel",
+    "Dinov2WithRegistersTTRegBackbone",
+    "Dinov2WithRegistersTTRegConfig",
+    "Dinov2WithRegistersTTRegForImageClassification",
+    "Dinov2WithRegistersTTRegModel",
+    "GateConfig",
+    "NormReport",
+    "RegisterNeuron",
+    "Siglip2TTRegConfig",
+    "Siglip2TTRegForImageClassification",
+    "Siglip2TTRegModel",
+    "Siglip2VisionTTRegConfig",
+    "Siglip2VisionTTRegModel",
+    "SiglipTTRegConfig",
+    "SiglipTTRegForImageClassification",
+    "SiglipTTRegModel",
+    "SiglipVisionTTRegConfig",
+    "SiglipVisionTTRegModel",
+    "ViTTTRegConfig",
+    "ViTTTRegForImageClassification",
+    "ViTTTRegModel",
+    "add_test_time_registers",
+    "calibrate",
+    "from_pretrained",
+    "inspect_norms",
+    "published_register_neurons",
+]
+
+register_with_auto_classes()
+register_push_to_hub()

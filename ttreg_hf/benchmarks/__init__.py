@@ -1,0 +1,1 @@
+"""Benchmarks: interleaved runs, medians, ratios. Their scripts are in `scripts/`."""

@@ -1,0 +1,207 @@
+"""How fast calibration is: against a plain forward pass, and against one image at a time with all activations copied.
+
+Run it through `scripts/benchmark_calibration.py`; under `torchrun` it also shows how it scales.
+"""
+
+import dataclasses
+import io
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+from transformers import BitImageProcessorPil
+
+from ttreg_hf.benchmarks.models import random_model
+from ttreg_hf.benchmarks.timing import machine, peak_memory, synchronize, time_interleaved
+from ttreg_hf.calibration.batch_size import decode_workers
+from ttreg_hf.calibration.batches import Batch, ImageBatches
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.driver import say_nothing, silent
+from ttreg_hf.calibration.passes import ScorePass
+from ttreg_hf.calibration.processes import Processes
+from ttreg_hf.calibration.recording import Recorder
+from ttreg_hf.calibration.settings import Search
+from ttreg_hf.cli.opening import open_processes
+from ttreg_hf.families import blocks_of
+from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.photographs import photograph_paths
+
+_OUTLIER_SHARE = 0.02  # of the patches; random weights have no outliers of their own
+
+
+def benchmark(
+    size: Annotated[str, typer.Option(help="Of the random model.")] = "dinov2-large",
+    image_size: Annotated[int, typer.Option()] = 224,
+    batch_size: Annotated[int, typer.Option()] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 15,
+    rival_images: Annotated[int, typer.Option(help="Images that the slow rival gets.")] = 8,
+    real_images: Annotated[int, typer.Option(help="JPEG photographs decoded in workers; 0 skips that part.")] = 2048,
+    device: Annotated[str | None, typer.Option()] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Measure and print a table."""
+    accelerator = open_processes(device)
+    processes = Processes.of(accelerator)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if accelerator is not None:
+        place = accelerator.device
+    model = random_model(size, image_size=image_size, device=place, dtype=getattr(torch, dtype))
+    pixels = torch.randn(batch_size, 3, image_size, image_size, device=place)
+    search = _search(model, pixels)
+    rows = _compute(model, pixels, search, rounds)
+    rows["slow rival"] = {"images/s": rival_images / _slow_rival(model, pixels[:rival_images], search)}
+    if real_images:
+        rows |= _real(model, search, processes, image_size, batch_size, real_images)
+    plain = rows["plain forward"]["images/s"]
+    for row in rows.values():
+        row["of plain forward"] = row["images/s"] / plain
+    report = {
+        "machine": machine(place),
+        "model": size,
+        "dtype": dtype,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "processes": processes.world,
+        "search": dataclasses.asdict(search),
+        "rows": rows,
+    }
+    if processes.rank == 0:
+        _print(report)
+        if output is not None:
+            output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _search(model: Any, pixels: Tensor) -> Search:
+    """DINOv2-L's published range, as a share of the depth, and a threshold that some patches exceed."""
+    depth = len(blocks_of(model))
+    with Recorder(model) as recorder:
+        norms_BT = recorder(pixels).norms_LBT[depth - 2]
+    threshold = norms_BT.flatten().double().quantile(1 - _OUTLIER_SHARE).item()
+    return Search(detection_layer=depth - 2, norm_threshold=threshold, first_layer=0, last_layer=depth * 3 // 4 - 1)
+
+
+@torch.no_grad()
+def _compute(model: Any, pixels: Tensor, search: Search, rounds: int) -> dict[str, dict[str, Any]]:
+    """Images that are on the device already: the cost of finding neurons alone."""
+    scorer = ScorePass(model, search, CalibrationConfig(), Processes(), say_nothing)
+    batch = Batch(pixels, tuple(range(len(pixels))))
+
+    def calibrate() -> None:
+        with scorer.recorder() as recorder:
+            scorer.score(recorder, batch)
+
+    def record() -> None:
+        with scorer.recorder() as recorder:
+            recorder(pixels)
+
+    rivals = {"plain forward": lambda: model(pixels), "calibration": calibrate, "  recording only": record}
+    timings = time_interleaved(rivals, device=pixels.device, rounds=rounds)
+    return {
+        name: {
+            "images/s": len(pixels) / timing.median,
+            "spread": timing.spread,
+            "peak memory GB": (peak_memory(rivals[name], pixels.device) or 0) / 1e9,
+        }
+        for name, timing in timings.items()
+    }
+
+
+@torch.no_grad()
+def _slow_rival(model: Any, pixels: Tensor, search: Search) -> float:
+    """Seconds for these images one by one, every layer's activations copied to the CPU, as the released code works."""
+    blocks = blocks_of(model)
+    acts: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
+    handles: list[Any] = []
+    for layer, block in enumerate(blocks):
+
+        def keep_acts(module: Any, args: Any, layer: int = layer) -> None:
+            acts[layer] = args[0].detach().cpu()
+
+        def keep_output(module: Any, args: Any, output: Tensor, layer: int = layer) -> None:
+            outputs[layer] = output.detach().cpu()
+
+        handles.append(down_projection(block).register_forward_pre_hook(keep_acts))
+        handles.append(block.register_forward_hook(keep_output))
+    scores = torch.zeros(len(blocks), down_projection(blocks[0]).in_features)
+    model(pixels[:1])
+    synchronize(pixels.device)
+    start = time.perf_counter()
+    for image in pixels:
+        model(image[None])
+        outlier_T = outputs[search.detection_layer][0].float().norm(dim=-1) > search.norm_threshold
+        if outlier_T.any():
+            for layer in range(len(blocks)):
+                scores[layer] += acts[layer][0, outlier_T].float().abs().mean(0)
+    seconds = time.perf_counter() - start
+    for handle in handles:
+        handle.remove()
+    return seconds
+
+
+def _real(
+    model: Any, search: Search, processes: Processes, image_size: int, batch_size: int, num_images: int
+) -> dict[str, dict[str, Any]]:
+    """JPEG photographs, decoded and preprocessed in workers: what a user sees, all processes together."""
+    encoded = [path.read_bytes() for path in photograph_paths()]
+    images = [{"bytes": encoded[index % len(encoded)], "path": None} for index in range(num_images)]
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+    )
+    batches = ImageBatches(
+        images,
+        processor,
+        num_images=num_images,
+        batch_size=batch_size,
+        device=model.device,
+        processes=processes,
+        workers=decode_workers(model.device, processes.world),
+    )
+
+    def forward() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                model(batch.pixel_values)
+
+    def load() -> None:
+        for _ in batches:
+            pass
+
+    def calibrate() -> None:
+        ScorePass(model, search, CalibrationConfig(num_images=num_images), processes, say_nothing).run(
+            batches, silent, store=None, early_stop=False
+        )
+
+    rivals = {
+        "photographs, loading only": load,
+        "photographs, forward": forward,
+        "photographs, calibration": calibrate,
+    }
+    timings = time_interleaved(rivals, device=model.device, rounds=2, warm_up=0)
+    return {
+        name: {"images/s": num_images / timing.median, "spread": timing.spread, "workers": batches.workers}
+        for name, timing in timings.items()
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    print(
+        f"{report['model']}, {report['dtype']}, {report['image_size']} px, batches of {report['batch_size']}, "
+        f"{report['processes']} process(es); {report['machine']}"
+    )
+    table = io.StringIO()
+    for name, row in report["rows"].items():
+        memory = f"{row['peak memory GB']:6.2f} GB" if "peak memory GB" in row else " " * 9
+        spread = f"+- {100 * row['spread']:.1f} %" if "spread" in row else ""
+        table.write(f"{name:<26}{row['images/s']:10.1f} images/s {row['of plain forward']:8.3f} {memory}  {spread}\n")
+    print(table.getvalue(), end="")
+
+
+def main() -> None:
+    """The command line of `scripts/benchmark_calibration.py`."""
+    typer.run(benchmark)

@@ -1,0 +1,47 @@
+"""Random models of published sizes."""
+
+from typing import Any
+
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model, PreTrainedModel
+
+_DINOV2: dict[str, dict[str, Any]] = {
+    "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "dinov2-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "dinov2-giant": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 24,
+        "use_swiglu_ffn": True,
+    },
+}
+_CLIP: dict[str, dict[str, Any]] = {
+    "clip-large": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+    }
+}
+SIZES = (*_DINOV2, *_CLIP)
+
+
+def random_model(size: str, *, image_size: int, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of a published size with random weights, in eval mode.
+
+    Raises:
+        ValueError: an unknown size.
+    """
+    if size not in SIZES:
+        raise ValueError(f"The size is one of {', '.join(SIZES)}, got {size!r}.")
+    torch.manual_seed(0)
+    with device:
+        model: PreTrainedModel
+        if size in _CLIP:
+            model = CLIPVisionModel(CLIPVisionConfig(**_CLIP[size], image_size=image_size))
+        else:
+            # positional embeddings of the published models are for 518 pixels; interpolating them is part of the cost
+            model = Dinov2Model(Dinov2Config(**_DINOV2[size], image_size=518, patch_size=14))
+    return model.eval().to(dtype)

@@ -1,0 +1,1 @@
+"""Finding register neurons: pure functions over tensors, one file that records, one that drives."""

@@ -1,0 +1,54 @@
+"""Forward passes that fit into memory: where it runs out, this batch and later ones go through in halves.
+
+Letters: `B` images, `H`, `W` height and width in pixels.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ttreg_hf.calibration.batches import Batch
+from ttreg_hf.calibration.recording import Recorder, Recording
+
+
+def say_nothing(line: str) -> None:
+    """Takes a line for people, and drops it."""
+
+
+class BatchLimit:
+    """How many images go through a model at once; learned when memory runs out, and kept for all later passes.
+
+    Args:
+        say: takes a line for people.
+    """
+
+    def __init__(self, say: Callable[[str], None] = say_nothing) -> None:
+        self._most: int | None = None
+        self._say = say
+
+    def record(self, recorder: Recorder, batch: Batch) -> Iterator[tuple[tuple[int, ...], Recording]]:
+        """Places and recording of the batch's images, in as many parts as it takes.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: one image alone does not fit.
+        """
+        start = 0
+        while start < len(batch):
+            stop = min(len(batch), start + (self._most or len(batch)))
+            recording = self._try(recorder, batch.pixel_values[start:stop])
+            if recording is not None:
+                yield batch.places[start:stop], recording
+                start = stop
+
+    def _try(self, recorder: Recorder, pixel_values: Tensor) -> Recording | None:
+        try:
+            return recorder(pixel_values)
+        except torch.cuda.OutOfMemoryError:
+            if len(pixel_values) == 1:
+                raise
+        # outside the handler, which keeps the failed pass's tensors alive
+        torch.cuda.empty_cache()
+        self._most = len(pixel_values) // 2
+        self._say(f"out of memory with {len(pixel_values)} images at once, going on with {self._most}")
+        return None

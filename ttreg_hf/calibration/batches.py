@@ -1,0 +1,270 @@
+"""Batches of preprocessed images, in one global order that does not depend on processes, workers or batch size.
+
+Image g of the order belongs to process `g % world`. The main process reads the source, undecoded, and hands images to
+the workers; they decode and preprocess. An image that cannot be decoded is left out and remembered.
+
+Letters: `B` images, `H`, `W` height and width in pixels.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ttreg_hf.calibration.images import image_key, to_pixel_values
+from ttreg_hf.calibration.processes import Processes
+
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images on the model's device.
+
+    Args:
+        pixel_values: `(B, 3, H, W)`; `B` may be 0.
+        places: of the images in the global order.
+        cut: if not `None`, this process has now seen all its images before this place.
+    """
+
+    pixel_values: Tensor
+    places: tuple[int, ...]
+    cut: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that could not be decoded."""
+
+    key: str
+    reason: str
+
+
+@dataclass
+class Seen:
+    """What a process found out while it went through its images.
+
+    Args:
+        end: one more than the last place it read.
+        bad_images: by place.
+    """
+
+    end: int = 0
+    bad_images: dict[int, BadImage] = field(default_factory=dict)
+
+
+class ImageBatches:
+    """The first `num_images` images of a source, as batches. Can be gone through again.
+
+    Args:
+        source: what `open_images` returns.
+        processor: a transformers image processor; may be `None` if all images are float tensors.
+        num_images: how many images of the source to use, over all processes.
+        batch_size: images in a batch; a batch may be smaller at the end and at cuts.
+        device: where batches go.
+        processes: which of the images are this process's.
+        workers: processes that decode; 0 decodes in this one.
+        max_bad_share: images that may be bad, as a share of `num_images`, rounded up.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[Any],
+        processor: Any,
+        *,
+        num_images: int,
+        batch_size: int,
+        device: torch.device,
+        processes: Processes | None = None,
+        workers: int = 0,
+        max_bad_share: float = 0.01,
+    ) -> None:
+        self.source, self.processor = source, processor
+        self.num_images, self.batch_size, self.device = num_images, batch_size, device
+        self.processes = processes or Processes()
+        self.workers = workers
+        self.most_bad = math.ceil(max_bad_share * num_images)
+        self.start = 0
+        self.cuts: tuple[int, ...] = ()
+        self.keep: Callable[[int], bool] | None = None
+        self.status: Callable[[], str] | None = None  # a few words on what was found so far, for who shows progress
+        self.seen = Seen()  # the views below share it
+
+    @property
+    def bad_images(self) -> dict[int, BadImage]:
+        """Those found so far by this process, by place."""
+        return self.seen.bad_images
+
+    def check_bad_images(self, bad_images: Mapping[int, BadImage]) -> None:
+        """Refuse more unreadable images than are allowed.
+
+        Raises:
+            ValueError: it names some of them.
+        """
+        if len(bad_images) > self.most_bad:
+            shown = "; ".join(f"{bad.key} ({bad.reason})" for _, bad in sorted(bad_images.items())[:_MOST_SHOWN])
+            raise ValueError(
+                f"At most {self.most_bad} of {self.num_images} images may be unreadable, got {len(bad_images)}: "
+                f"{shown}. Repair or remove them, or allow more with `max_bad_share` (`--max-bad-images`)."
+            )
+
+    def where(self, keep: Callable[[int], bool]) -> "ImageBatches":
+        """Only the images whose place is wanted."""
+        return self._view(keep=keep)
+
+    def since(self, start: int) -> "ImageBatches":
+        """Only the images from this place on."""
+        return self._view(start=start)
+
+    def up_to(self, num_images: int) -> "ImageBatches":
+        """Only the images before this place."""
+        return self._view(num_images=min(num_images, self.num_images))
+
+    def cut_at(self, cuts: Iterable[int]) -> "ImageBatches":
+        """No batch holds images from both sides of a cut, and the batch before it says so."""
+        return self._view(cuts=tuple(sorted(cuts)))
+
+    def told_by(self, status: Callable[[], str]) -> "ImageBatches":
+        """The same, with words on what was found so far."""
+        return self._view(status=status)
+
+    def on_every_process(self) -> "ImageBatches":
+        """All images on this process, whatever the others do."""
+        return self._view(processes=Processes())
+
+    def without_workers(self) -> "ImageBatches":
+        """Decoded in this process: for a look at a few images, which is not worth starting workers."""
+        return self._view(workers=0)
+
+    def first(self, num_images: int) -> Iterator[Batch]:
+        """The first images of these, in batches."""
+        left = num_images
+        for batch in self:
+            yield Batch(batch.pixel_values[:left], batch.places[:left])
+            left -= len(batch)
+            if left <= 0:
+                return
+
+    def holds_any(self) -> bool:
+        """Whether there is an image at all."""
+        return next(self._images(), None) is not None
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader: Any = DataLoader(
+            _Decoded(self.processor),
+            batch_sampler=_RawBatches(self),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+        )
+        for collated in loader:
+            for place, bad in collated.bad_images:
+                self.bad_images[place] = bad
+            self.check_bad_images(self.bad_images)
+            if len(collated.sizes) > 1:
+                raise ValueError(
+                    f"The images of a batch have one size, got {collated.sizes}. Resize them, or give PIL images and "
+                    "a processor that does."
+                )
+            if collated.places or collated.cut is not None:
+                pixel_values = collated.pixel_values.to(self.device, non_blocking=True)
+                yield Batch(pixel_values, collated.places, collated.cut)
+
+    def _images(self) -> Iterator[tuple[int, Any]]:
+        """Place and raw image of those that are this process's."""
+        rank, world = self.processes.rank, self.processes.world
+        for place, image in _from_place(self.source, self.start, self.num_images, rank, world):
+            self.seen.end = max(self.seen.end, place + 1)
+            if self.keep is None or self.keep(place):
+                yield place, image
+
+    def _view(self, **changes: Any) -> "ImageBatches":
+        view = copy.copy(self)
+        view.__dict__.update(changes)
+        return view
+
+
+class _Cut:
+    """Stands for an image, where all images before a cut have been handed out."""
+
+
+class _RawBatches:
+    """Lists of `(place, raw image)`; after the last image before a cut comes `(cut, _Cut())`."""
+
+    def __init__(self, batches: ImageBatches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
+        batch: list[tuple[int, Any]] = []
+        cuts = [cut for cut in self.batches.cuts if cut > self.batches.start]
+        for place, image in self.batches._images():
+            while cuts and place >= cuts[0]:
+                yield [*batch, (cuts.pop(0), _Cut())]
+                batch = []
+            batch.append((place, image))
+            if len(batch) == self.batches.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        for cut in cuts:
+            yield [(cut, _Cut())]
+
+
+class _Decoded(Dataset[Any]):
+    """Decodes and preprocesses raw images; runs in the workers."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __getitem__(self, item: tuple[int, Any]) -> tuple[int, Any]:
+        place, image = item
+        if isinstance(image, _Cut):
+            return item
+        try:
+            return place, to_pixel_values(image, self.processor, name=image_key(image, place))
+        except OSError as error:  # a file that is corrupt, truncated, empty, missing or of another kind
+            return place, BadImage(image_key(image, place), f"{type(error).__name__}: {error}"[:200])
+
+
+class _Collated(NamedTuple):
+    """A batch as it comes from a worker; a tuple, so that its tensor can be pinned."""
+
+    pixel_values: Tensor
+    places: tuple[int, ...]
+    cut: int | None
+    bad_images: list[tuple[int, BadImage]]
+    sizes: list[tuple[int, ...]]
+
+
+def _collate(items: list[tuple[int, Any]]) -> _Collated:
+    images = {place: found for place, found in items if isinstance(found, Tensor)}
+    sizes = sorted({tuple(image.shape) for image in images.values()})
+    return _Collated(
+        torch.stack(list(images.values())) if len(sizes) == 1 else torch.empty(0),
+        tuple(images),
+        next((place for place, found in items if isinstance(found, _Cut)), None),
+        [(place, found) for place, found in items if isinstance(found, BadImage)],
+        sizes,
+    )
+
+
+def _from_place(source: Iterable[Any], start: int, stop: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:
+    """Places `start <= place < stop` with `place % world == rank`, and their images."""
+    first = start + (rank - start) % world
+    if isinstance(source, Sequence) or hasattr(source, "__getitem__"):
+        for place in range(first, min(stop, len(source)), world):  # type: ignore[arg-type]
+            yield place, source[place]
+        return
+    skipped = source.skip(first) if hasattr(source, "skip") else itertools.islice(source, first, None)
+    places = range(first, stop, world)
+    yield from zip(places, itertools.islice(skipped, 0, None, world), strict=False)

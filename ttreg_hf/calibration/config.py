@@ -1,0 +1,92 @@
+"""Settings of a calibration, and of the gate that its verdict passes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """How to look for register neurons. `None` means: chosen from the data, and recorded in the result.
+
+    Layers are 0-based blocks, inclusive; negative ones count from the end. Norms are L2 over channels of a block's raw
+    output. An outlier token is strictly above the threshold.
+
+    Args:
+        num_images: how many images to use, over all processes.
+        batch_size: images in one forward pass of one process; the result does not depend on it. `None`: as many as fit
+            into the device's free memory, 16 on a CPU.
+        norm_threshold: in the units of the detection block's output. `None`: mean + 3 standard deviations of its patch
+            norms (paper, A.4).
+        detection_layer: block whose output shows the outliers. `None`: the family's default.
+        first_layer: first block searched. `None`: 0.
+        last_layer: last block searched. `None`: the first block whose output has an outlier (paper, A.4).
+        top_k: how many neurons to keep. `None`: grown until the outliers are gone on held-out images.
+        max_active_fraction: in an image, a neuron that exceeds 0.5 on more than this share of the tokens scores 0.
+            `None`: no such filter.
+        detect_on_prefix: let prefix tokens such as CLS count as outlier tokens, as the paper's released code does.
+        seed: of the split into images that score and images that are held out.
+    """
+
+    num_images: int = 500
+    batch_size: int | None = None
+    norm_threshold: float | None = None
+    detection_layer: int | None = None
+    first_layer: int | None = None
+    last_layer: int | None = None
+    top_k: int | None = None
+    max_active_fraction: float | None = None
+    detect_on_prefix: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size", "top_k", "norm_threshold"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` is above 0, got {value}.")
+        if self.max_active_fraction is not None and not 0 <= self.max_active_fraction <= 1:
+            raise ValueError(f"`max_active_fraction` is a share from 0 to 1, got {self.max_active_fraction}.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run goes. Nothing here changes what is found, but `early_stop`.
+
+    Args:
+        workers: processes that decode images, for each process that calibrates. `None`: 0 on a CPU, else its share of
+            the cores, 16 at most.
+        max_bad_share: images that may be unreadable, as a share of `num_images`, rounded up.
+        state_directory: where a run saves its state, to be continued after a kill; `None` saves none.
+        save_every: images, over all processes, between two states.
+        resume: continue from the last state; from the beginning if there is none.
+        early_stop: stop when two halves of the images agree on the best neurons, twice in a row.
+    """
+
+    workers: int | None = None
+    max_bad_share: float = 0.01
+    state_directory: Path | None = None
+    save_every: int = 10_000
+    resume: bool = False
+    early_stop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.save_every <= 0:
+            raise ValueError(f"`save_every` is above 0, got {self.save_every}.")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"`max_bad_share` is a share from 0 to 1, got {self.max_bad_share}.")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"`workers` is 0 or more, got {self.workers}.")
+        if self.resume and self.state_directory is None:
+            raise ValueError("`resume` needs the `state_directory` of the run to continue, got none.")
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What a verdict of `fixed` asks for. Provisional until it has been measured on real checkpoints.
+
+    Args:
+        max_outlier_ratio: outlier tokens after / before patching, at the detection block.
+        min_feature_similarity: mean cosine of the pooled feature to the base model's.
+    """
+
+    max_outlier_ratio: float = 0.1
+    min_feature_similarity: float = 0.9

@@ -1,0 +1,148 @@
+"""The two ways in which a calibration goes through images: to see norms, and to score neurons.
+
+Letters: `L` blocks, `B` images, `T` tokens, `F` neurons.
+"""
+
+from collections.abc import Callable, Iterable
+
+from transformers import PreTrainedModel
+
+from ttreg_hf.calibration.batch_limit import BatchLimit
+from ttreg_hf.calibration.batches import Batch, ImageBatches
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.convergence import Convergence, convergence, is_stable, milestones
+from ttreg_hf.calibration.norms import NormStatistics
+from ttreg_hf.calibration.processes import Processes
+from ttreg_hf.calibration.recording import Recorder
+from ttreg_hf.calibration.resuming import RunState, StateStore
+from ttreg_hf.calibration.scores import ScoreStatistics
+from ttreg_hf.calibration.settings import Search
+from ttreg_hf.families import blocks_of, inner_layout
+from ttreg_hf.modeling.ttreg_base import down_projection
+
+Progress = Callable[[str, Iterable[Batch], int], Iterable[Batch]]
+"""Shows how far a stage is: `(name, batches, number of images)` -> the same batches."""
+
+_COMPARED_NEURONS = 50  # for convergence, where `top_k` is left open
+
+
+def norm_pass(
+    model: PreTrainedModel, batches: Iterable[Batch], processes: Processes, limit: BatchLimit
+) -> NormStatistics:
+    """Norms of all patch tokens at every block, of all processes' images."""
+    layout = inner_layout(model)
+    statistics = NormStatistics(len(blocks_of(model)), model.device)
+    with Recorder(model) as recorder:
+        for batch in batches:
+            for _, recording in limit.record(recorder, batch):
+                statistics.add(recording.norms_LBT[:, :, layout.patches])
+    statistics.merge_processes(processes)
+    return statistics
+
+
+class ScorePass:
+    """One forward pass an image, up to the last block that is needed; all sums stay on the device.
+
+    Args:
+        model: the base model.
+        search: where to look.
+        config: `max_active_fraction`, `detect_on_prefix`, `top_k` and `num_images` are used.
+        processes: those that share the images.
+        say: takes a line for people.
+        limit: how many images go through the model at once.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        search: Search,
+        config: CalibrationConfig,
+        processes: Processes,
+        say: Callable[[str], None],
+        limit: BatchLimit | None = None,
+    ) -> None:
+        self.model, self.search, self.config, self.processes = model, search, config, processes
+        self.limit, self.say = limit or BatchLimit(say), say
+        self.layout = inner_layout(model)
+        width = max(down_projection(block).in_features for block in blocks_of(model))
+        self.statistics = ScoreStatistics(len(blocks_of(model)), width, model.device)
+        self.stopped_at: int | None = None  # a place, if an early stop came
+
+    def run(
+        self, batches: ImageBatches, progress: Progress, *, store: StateStore | None, early_stop: bool
+    ) -> dict[int, ScoreStatistics]:
+        """Statistics by number of images scored: before places 16, 32, ..., and of all, over all processes.
+
+        Args:
+            batches: this process's images.
+            progress: shows how far it is.
+            store: where states are saved, and read from if the run is a resumed one.
+            early_stop: stop once the best neurons are stable.
+        """
+        marks = milestones(batches.num_images)
+        snapshots: dict[int, ScoreStatistics] = {}
+        start = 0
+        if store is not None and (state := store.load(self.statistics)) is not None:
+            start, self.statistics, snapshots = state.place, state.statistics, dict(state.snapshots)
+            batches.bad_images.update(state.bad_images)
+            self.say(f"resumed after {start} images")
+        saves = store.places(batches.num_images) if store is not None else ()
+        with self.recorder() as recorder:
+            shown = batches.since(start).cut_at({*marks, *saves}).told_by(self._status)
+            for batch in progress("score", shown, batches.num_images):
+                self.score(recorder, batch)
+                if batch.cut is None:
+                    continue
+                if batch.cut in marks:
+                    snapshots[batch.cut] = self.statistics.copy()
+                    if early_stop and self._is_stable(snapshots):
+                        self.stopped_at = batch.cut
+                        break
+                if store is not None and batch.cut in saves:
+                    store.save(RunState(batch.cut, self.statistics, snapshots, batches.bad_images))
+        return self._merged(snapshots)
+
+    def recorder(self) -> Recorder:
+        """What one forward pass has to record."""
+        search = self.search
+        return Recorder(
+            self.model,
+            range(search.first_layer, search.last_layer + 1),
+            norm_layers=[search.detection_layer],
+            stop_after=max(search.detection_layer, search.last_layer),
+        )
+
+    def score(self, recorder: Recorder, batch: Batch) -> None:
+        """Take in a batch."""
+        for places, recording in self.limit.record(recorder, batch):
+            outliers_BT = recording.norms_LBT[0] > self.search.norm_threshold
+            outliers_BT[:, self.layout.registers] = False  # a patched model's hold the norm by design
+            if not self.config.detect_on_prefix:
+                outliers_BT[:, self.layout.prefix] = False
+            self.statistics.add(recording.acts_by_layer, outliers_BT, places, self.config.max_active_fraction)
+
+    def _status(self) -> str:
+        """Of this process's images alone; asks the device, so not to be called at every batch."""
+        found = self.convergence({0: self.statistics})
+        return f"{self.statistics.images_with_outliers} with outliers, halves {found.overlap_of_halves[0]:.0%}"
+
+    def _is_stable(self, snapshots: dict[int, ScoreStatistics]) -> bool:
+        last_two = {count: self._summed(snapshots[count]) for count in sorted(snapshots)[-2:]}
+        return is_stable(self.convergence(last_two))
+
+    def convergence(self, snapshots: dict[int, ScoreStatistics]) -> Convergence:
+        """The curve of these statistics, over the layers searched."""
+        return convergence(
+            snapshots,
+            first_layer=self.search.first_layer,
+            last_layer=self.search.last_layer,
+            top_k=self.config.top_k or _COMPARED_NEURONS,
+        )
+
+    def _merged(self, snapshots: dict[int, ScoreStatistics]) -> dict[int, ScoreStatistics]:
+        """Over all processes; places that a short stream never reached add no number of images."""
+        merged = [self._summed(found) for found in (*snapshots.values(), self.statistics)]
+        return {found.images_seen: found for found in merged}
+
+    def _summed(self, statistics: ScoreStatistics) -> ScoreStatistics:
+        return statistics.from_tensor(self.processes.sum(statistics.to_tensor()))

@@ -1,0 +1,56 @@
+"""The processes that calibrate together: who this one is, and how their sums become one.
+
+Nothing is exchanged while images are gone through; sums are reduced at the end. A process that fails raises, and its
+launcher stops the others.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `world`; image g of the global order belongs to rank `g % world`.
+
+    Args:
+        rank: of this process.
+        world: number of processes.
+        accelerator: of Accelerate; `None` for a single process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    accelerator: Any = None
+
+    @classmethod
+    def of(cls, accelerator: Any) -> "Processes":
+        """Those that an `accelerate.Accelerator` knows; one alone for `None`."""
+        if accelerator is None:
+            return cls()
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all processes, on every one of them."""
+        return values if self.world == 1 else self.accelerator.reduce(values, reduction="sum")
+
+    def max(self, values: Tensor) -> Tensor:
+        """Largest of all processes, element by element, on every one of them."""
+        return values if self.world == 1 else self.accelerator.gather(values[None]).amax(0)
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, on every one of them."""
+        if self.world == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def collect(self, values: list[Any]) -> list[Any]:
+        """The lists of all processes as one, on every one of them."""
+        if self.world == 1:
+            return values
+        from accelerate.utils import gather_object
+
+        return list(gather_object(values))

@@ -1,0 +1,149 @@
+"""What a calibration found, and its two files: `calibration.json` and `calibration.safetensors`."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.convergence import Convergence
+from ttreg_hf.calibration.norms import NormReport
+from ttreg_hf.calibration.verification import Verification
+from ttreg_hf.register_neuron import RegisterNeuron
+
+JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from.
+
+    Args:
+        model: name or path of the base model.
+        revision: its commit, if known.
+        model_class: transformers class that was calibrated.
+        images: what the images were.
+        num_images: how many were asked for.
+        images_scored: how many were gone through to score neurons: fewer, if some were held out or unreadable, or if
+            the images ended early.
+        images_with_outliers: how many of those had an outlier.
+        bad_images: keys of the unreadable ones, in the order of the images.
+        image_size: height and width of `pixel_values`.
+        processes: how many shared the images.
+        dtype: of the model.
+        versions: of the packages that matter.
+        created: date and time, UTC, ISO 8601.
+    """
+
+    model: str
+    revision: str | None
+    model_class: str
+    images: str
+    num_images: int
+    images_scored: int
+    images_with_outliers: int
+    bad_images: tuple[str, ...]
+    image_size: tuple[int, int]
+    processes: int
+    dtype: str
+    versions: dict[str, str]
+    created: str
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationResult:
+    """Register neurons of a checkpoint, the evidence, and the verdict.
+
+    Args:
+        register_neurons: ranked, strongest first; empty if the model is clean.
+        scores: of all neurons, `(L, F)` float64 on the CPU; 0 where not searched.
+        verdict: `"fixed"` (moving the neurons works), `"clean"` (nothing to do) or `"unresolved"` (do not patch).
+        norms: of the base model's patch tokens.
+        verification: base against patched; `None` for a clean model.
+        convergence: how the best neurons settled with more images.
+        config: the settings with every automatic choice filled in.
+        chosen: names of the settings that were chosen automatically.
+        provenance: where this comes from.
+    """
+
+    register_neurons: tuple[RegisterNeuron, ...]
+    scores: Tensor
+    verdict: str
+    norms: NormReport
+    verification: Verification | None
+    convergence: Convergence
+    config: CalibrationConfig
+    chosen: tuple[str, ...]
+    provenance: Provenance
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the scores, as JSON takes it."""
+        return {
+            "format": _FORMAT,
+            "verdict": self.verdict,
+            "register_neurons": [[n.layer, n.neuron, n.score] for n in self.register_neurons],
+            "config": dataclasses.asdict(self.config),
+            "chosen": list(self.chosen),
+            "norms": dataclasses.asdict(self.norms),
+            "verification": dataclasses.asdict(self.verification) if self.verification else None,
+            "convergence": dataclasses.asdict(self.convergence),
+            "provenance": dataclasses.asdict(self.provenance),
+        }
+
+    def save(self, directory: str | Path) -> None:
+        """Write both files; each appears whole or not at all."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        unfinished = {name: directory / f".{name}.part" for name in (TENSOR_FILE, JSON_FILE)}
+        try:
+            save_file({"scores": self.scores.contiguous()}, unfinished[TENSOR_FILE])
+            unfinished[JSON_FILE].write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            for name, path in unfinished.items():
+                os.replace(path, directory / name)
+        finally:
+            for path in unfinished.values():
+                path.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "CalibrationResult":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the files are of another format.
+        """
+        directory = Path(directory)
+        for name in (JSON_FILE, TENSOR_FILE):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(
+                    f"A calibration is a folder with {JSON_FILE} and {TENSOR_FILE}, but {directory} has no {name}. "
+                    "Make one with `ttreg calibrate MODEL --output DIR`."
+                )
+        fields = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
+        if fields.get("format") != _FORMAT:
+            raise ValueError(
+                f"{directory / JSON_FILE} has format {fields.get('format')!r}, this version reads {_FORMAT}. "
+                "Calibrate again, or install the version of ttreg_hf that wrote it."
+            )
+        verification = fields["verification"]
+        return cls(
+            register_neurons=tuple(RegisterNeuron(*neuron) for neuron in fields["register_neurons"]),
+            scores=load_file(directory / TENSOR_FILE)["scores"],
+            verdict=fields["verdict"],
+            norms=NormReport(**_with_tuples(fields["norms"])),
+            verification=Verification(**_with_tuples(verification)) if verification else None,
+            convergence=Convergence(**_with_tuples(fields["convergence"])),
+            config=CalibrationConfig(**fields["config"]),
+            chosen=tuple(fields["chosen"]),
+            provenance=Provenance(**_with_tuples(fields["provenance"])),
+        )
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -1,0 +1,74 @@
+"""`ttreg`: its verbs, and its way in."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+import ttreg_hf
+from ttreg_hf.cli.applying import apply
+from ttreg_hf.cli.calibrating import calibrate
+from ttreg_hf.cli.environment import env
+from ttreg_hf.cli.inspecting import inspect
+from ttreg_hf.cli.listing import list_checkpoints
+from ttreg_hf.cli.push import push
+from ttreg_hf.cli.quickstart import quickstart
+from ttreg_hf.cli.sync_code import sync_code
+from ttreg_hf.cli.verbs import as_verb
+from ttreg_hf.cli.visualizing import visualize
+
+app = typer.Typer(
+    name="ttreg",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_VERBS: dict[str, Callable[..., None]] = {
+    "quickstart": quickstart,
+    "inspect": inspect,
+    "visualize": visualize,
+    "calibrate": calibrate,
+    "apply": apply,
+    "push": push,
+    "sync-code": sync_code,
+    "list": list_checkpoints,
+    "env": env,
+}
+for name, function in _VERBS.items():
+    app.command(name)(as_verb(function))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 refused because of the verdict, 130 interrupted.
+    """
+    command = typer.main.get_command(app)
+    try:
+        command(None if arguments is None else list(arguments), prog_name="ttreg")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ttreg {ttreg_hf.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Test-time registers for pretrained Vision Transformers: inspect, calibrate, apply.
+
+    MODEL is a Hub id or a local folder. Start with `ttreg quickstart`, which needs no network.
+    """

@@ -1,0 +1,76 @@
+"""Loads base models and their image processors, with errors that say what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+
+from ttreg_hf.families import supported_model_types, why_not
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A bare model in eval mode, by Hub id or path.
+
+    Args:
+        name_or_path: Hub id, or folder with `config.json` and weights.
+        revision: branch, tag or commit on the Hub.
+        token: for private or gated repositories.
+        device: `None`: the first GPU, or the CPU.
+        dtype: `None`: the checkpoint's.
+        trust_remote_code: run model code that the repository brings.
+
+    Raises:
+        FileNotFoundError: a folder without a checkpoint.
+        ValueError: a model that cannot be patched.
+        OSError: from transformers, naming what is missing on the Hub.
+    """
+    _check_folder(name_or_path)
+    hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(name_or_path, **hub)
+    kinds = [*supported_model_types(), *(f"{name}_ttreg" for name in supported_model_types())]
+    if config.model_type not in kinds:
+        raise ValueError(
+            f"{name_or_path} is a model of type {config.model_type!r}, which cannot be given test-time registers: "
+            f"{why_not(config.model_type)}. Supported are {', '.join(supported_model_types())}."
+        )
+    model = AutoModel.from_pretrained(name_or_path, dtype=dtype or "auto", **hub)
+    return model.eval().to(device or default_device())
+
+
+def load_processor(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The image processor of a checkpoint; `None` where the checkpoint has none."""
+    try:
+        return AutoImageProcessor.from_pretrained(
+            name_or_path, revision=revision, token=token, trust_remote_code=trust_remote_code
+        )
+    except OSError:
+        return None
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_folder(name_or_path: str) -> None:
+    path = Path(name_or_path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"A checkpoint folder holds config.json and weights, but {path} has no config.json. "
+            "Give the folder that `save_pretrained` wrote, or a Hub id."
+        )

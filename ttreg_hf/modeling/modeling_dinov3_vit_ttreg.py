@@ -1,0 +1,30 @@
+"""DINOv3 with test-time registers."""
+
+from transformers import DINOv3ViTBackbone, DINOv3ViTModel
+
+from .configuration_dinov3_vit_ttreg import DINOv3ViTTTRegConfig
+from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+
+DINOV3 = Family(embeddings="embeddings", blocks="model.layer", captures="model")
+
+
+class DINOv3ViTTTRegModel(TTRegModelMixin, DINOv3ViTModel):
+    """`DINOv3ViTModel` with test-time registers; outputs as the stock class's."""
+
+    config: DINOv3ViTTTRegConfig
+    config_class = DINOv3ViTTTRegConfig
+    family = DINOV3
+
+
+class DINOv3ViTTTRegBackbone(TTRegModelMixin, DINOv3ViTBackbone):
+    """`DINOv3ViTBackbone` with test-time registers; feature maps as the stock class's."""
+
+    config: DINOv3ViTTTRegConfig
+    config_class = DINOv3ViTTTRegConfig
+    family = DINOV3
+    is_backbone = True
+
+
+inherit_checkpoint_conversion(DINOv3ViTTTRegModel, DINOv3ViTTTRegBackbone)
+DINOv3ViTTTRegModel.register_for_auto_class("AutoModel")
+DINOv3ViTTTRegBackbone.register_for_auto_class("AutoBackbone")

@@ -1,0 +1,46 @@
+"""SigLIP 2 (NaFlex) with test-time registers in its vision tower."""
+
+from transformers import Siglip2ForImageClassification, Siglip2Model, Siglip2VisionModel
+
+from .configuration_siglip2_ttreg import Siglip2TTRegConfig, Siglip2VisionTTRegConfig
+from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+
+SIGLIP2_VISION = Family(
+    embeddings="embeddings",
+    blocks="encoder.layers",
+    pooling_head="head",
+    num_prefix_tokens=0,
+    attention_mask="pixel_attention_mask",
+)
+
+
+class Siglip2VisionTTRegModel(TTRegModelMixin, Siglip2VisionModel):
+    """`Siglip2VisionModel` with test-time registers; outputs as the stock class's."""
+
+    config: Siglip2VisionTTRegConfig
+    config_class = Siglip2VisionTTRegConfig
+    family = SIGLIP2_VISION
+
+
+class Siglip2TTRegModel(TTRegModelMixin, Siglip2Model):
+    """`Siglip2Model` with test-time registers; embeddings and logits never see them."""
+
+    config: Siglip2TTRegConfig
+    config_class = Siglip2TTRegConfig
+    family = SIGLIP2_VISION
+    trunk_name = "vision_model"
+
+
+class Siglip2TTRegForImageClassification(TTRegModelMixin, Siglip2ForImageClassification):
+    """`Siglip2ForImageClassification` with test-time registers; the head never sees them."""
+
+    config: Siglip2TTRegConfig
+    config_class = Siglip2TTRegConfig
+    family = SIGLIP2_VISION
+    trunk_name = "vision_model"
+
+
+inherit_checkpoint_conversion(Siglip2VisionTTRegModel, Siglip2TTRegModel, Siglip2TTRegForImageClassification)
+Siglip2VisionTTRegModel.register_for_auto_class("AutoModel")
+Siglip2TTRegModel.register_for_auto_class("AutoModel")
+Siglip2TTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,0 +1,30 @@
+"""ViT with test-time registers."""
+
+from transformers import ViTForImageClassification, ViTModel
+
+from .configuration_vit_ttreg import ViTTTRegConfig
+from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+
+VIT = Family(embeddings="embeddings", blocks="layers")
+
+
+class ViTTTRegModel(TTRegModelMixin, ViTModel):
+    """`ViTModel` with test-time registers; outputs as the stock class's."""
+
+    config: ViTTTRegConfig
+    config_class = ViTTTRegConfig
+    family = VIT
+
+
+class ViTTTRegForImageClassification(TTRegModelMixin, ViTForImageClassification):
+    """`ViTForImageClassification` with test-time registers; the head never sees them."""
+
+    config: ViTTTRegConfig
+    config_class = ViTTTRegConfig
+    family = VIT
+    trunk_name = "vit"
+
+
+inherit_checkpoint_conversion(ViTTTRegModel, ViTTTRegForImageClassification)
+ViTTTRegModel.register_for_auto_class("AutoModel")
+ViTTTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")

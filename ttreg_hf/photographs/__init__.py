@@ -1,0 +1,27 @@
+"""Seven small real photographs, so that quickstart and calibration run without a network.
+
+Public domain or CC0; `ATTRIBUTION.md` beside this file names author, source and licence of each.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+from PIL import Image
+
+__all__ = ["load_photographs", "photograph_paths"]
+
+
+def photograph_paths() -> list[Path]:
+    """Paths of the bundled photographs, sorted by file name."""
+    folder = Path(str(files(__name__)))
+    return sorted(folder.glob("*.jpg"))
+
+
+def load_photographs() -> list[Image.Image]:
+    """The bundled photographs as RGB images, square, in the order of `photograph_paths()`."""
+    return [_load_rgb(path) for path in photograph_paths()]
+
+
+def _load_rgb(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

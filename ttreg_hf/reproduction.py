@@ -1,0 +1,356 @@
+"""Compares what this project finds on a known checkpoint with what others published about it.
+
+It has not been run on real weights yet, only on planted models: it is for whoever has the Hub, and its bounds are
+guesses until then. The published figures and their bounds are data, in `hub_configs/`.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
+from ttreg_hf.calibration.driver import calibrate, inspect_norms
+from ttreg_hf.calibration.images import open_images
+from ttreg_hf.calibration.norms import NormReport
+from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.calibration.selection import rank_neurons
+from ttreg_hf.calibration.sources import find_images
+from ttreg_hf.calibration.verification import FIXED, Verification, compare, measure
+from ttreg_hf.known_checkpoints import Expectation, KnownCheckpoint, known_checkpoint, known_checkpoints
+from ttreg_hf.loading import load_model, load_processor
+from ttreg_hf.plots import plot_norms_per_block, save_figure
+from ttreg_hf.writing import check_output, whole_directory
+
+PASS, FAIL = "PASS", "FAIL"
+JSON_FILE, PICTURE_FILE = "reproduction.json", "norms_per_block.png"
+_IMAGES_TO_VERIFY = 64
+_GATE_SOURCE = "this project's gate, provisional (`GateConfig`)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, measured and judged.
+
+    Args:
+        quantity: what was measured.
+        measured: the value; `None` where there is none, which fails.
+        expected: the published figure and what passes, in words.
+        status: `PASS` or `FAIL`.
+        source: of the expectation.
+    """
+
+    quantity: str
+    measured: float | str | None
+    expected: str
+    status: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """A run on a known checkpoint.
+
+    Args:
+        known: the checkpoint and what is known of it.
+        result: of the calibration with the published recipe.
+        norms_after: patch norms after patching with our neurons; `None` if none were found.
+        published: base against patched with the published neurons and options; `None` if none are published.
+        ours: base against patched with our neurons, on the same images; `None` if none were found.
+        rows: the table.
+    """
+
+    known: KnownCheckpoint
+    result: CalibrationResult
+    norms_after: NormReport | None
+    published: Verification | None
+    ours: Verification | None
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no row failed."""
+        return all(row.status == PASS for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "model": self.known.base_model,
+            "passed": self.passed,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "published": dataclasses.asdict(self.published) if self.published else None,
+            "ours": dataclasses.asdict(self.ours) if self.ours else None,
+            "calibration": self.result.to_dict(),
+        }
+
+
+def reproduce(
+    model: PreTrainedModel,
+    known: KnownCheckpoint,
+    images: Any,
+    *,
+    processor: Any = None,
+    image_column: str | None = None,
+    images_name: str | None = None,
+    gate: GateConfig | None = None,
+    **settings: Any,
+) -> Reproduction:
+    """Calibrate with the published recipe, and compare with what was published.
+
+    Args:
+        model: the base model.
+        known: what is known of it.
+        images: as `calibrate` takes them.
+        processor: image processor; not needed for float tensors.
+        image_column: of a dataset.
+        images_name: what the images are, for the record.
+        gate: bounds of drift and of the outliers that stay.
+        settings: fields of `CalibrationConfig` over the recipe's, such as `num_images`.
+
+    Raises:
+        ValueError: as `calibrate`.
+    """
+    gate = gate or GateConfig()
+    source = open_images(images, image_column=image_column)
+    config = CalibrationConfig(**{**known.recipe.settings(), **settings})
+    result = calibrate(model, source, config=config, processor=processor, gate=gate, images_name=images_name)
+
+    few = dataclasses.replace(result.config, num_images=min(config.num_images, _IMAGES_TO_VERIFY))
+    verify = _verifier(model, source, processor, few)
+    published = ours = norms_after = None
+    if known.register_neurons is not None:
+        options: dict[str, Any] = known.options.settings()
+        published = verify(add_test_time_registers(model, known.register_neurons, **options))
+    if result.register_neurons:
+        patched = add_test_time_registers(model, result.register_neurons)
+        ours = verify(patched)
+        norms_after = inspect_norms(patched, source, config=few, processor=processor)
+    rows = [
+        *(_judge(expectation, known, result) for expectation in known.expectations),
+        *(_gate_rows("the published neurons", published, gate, known.source) if known.register_neurons else ()),
+        *_gate_rows("our neurons", ours, gate, _GATE_SOURCE),
+        Row("verdict", result.verdict, FIXED, _status(result.verdict == FIXED), _GATE_SOURCE),
+    ]
+    return Reproduction(known, result, norms_after, published, ours, tuple(rows))
+
+
+def save_reproduction(reproduction: Reproduction, directory: str | Path, *, overwrite: bool = False) -> None:
+    """Write the table, the calibration and the picture of the norms to a folder, all or nothing.
+
+    Raises:
+        FileExistsError, PermissionError: from `whole_directory`.
+    """
+    with whole_directory(directory, overwrite=overwrite) as folder:
+        text = json.dumps(reproduction.to_dict(), indent=2) + "\n"
+        (folder / JSON_FILE).write_text(text, encoding="utf-8")
+        reproduction.result.save(folder)
+        norms, after = reproduction.result.norms, reproduction.norms_after
+        figure = plot_norms_per_block(
+            norms.median,
+            norms.max,
+            after=(after.median, after.max) if after else None,
+            norm_threshold=norms.norm_threshold,
+            detection_layer=norms.detection_layer,
+            title=f"Patch norms of {reproduction.known.base_model}",
+            caption=f"Before: {norms.num_images} images, {reproduction.result.provenance.images}."
+            + (f" After: {after.num_images} of them, patched with our neurons." if after else ""),
+        )
+        save_figure(figure, folder / PICTURE_FILE)
+
+
+def format_table(reproduction: Reproduction) -> str:
+    """The rows as text, with the source below each."""
+    lines = [f"{reproduction.known.base_model}, {reproduction.result.norms.num_images} images"]
+    for row in reproduction.rows:
+        lines.append(f"{row.status}  {row.quantity}: {_figure(row.measured)} (expected {row.expected})")
+        lines.append(f"      {row.source}")
+    failed = sum(row.status == FAIL for row in reproduction.rows)
+    lines.append(f"{len(reproduction.rows) - failed} PASS, {failed} FAIL")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`scripts/reproduce.py`: 0 if all rows pass, 1 if some fail or the run does, 2 for wrong usage."""
+    given = _parser().parse_args(arguments)
+    try:
+        if given.output:
+            check_output(given.output, overwrite=given.overwrite)
+        reproduction = _run(given)
+        if given.output:
+            save_reproduction(reproduction, given.output, overwrite=given.overwrite)
+    except (OSError, ValueError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(reproduction.to_dict(), indent=2) if given.json else format_table(reproduction))
+    return 0 if reproduction.passed else 1
+
+
+def _run(given: argparse.Namespace) -> Reproduction:
+    known = known_checkpoint(given.model)
+    if known is None:
+        raise ValueError(
+            f"MODEL is a checkpoint with published figures, got {given.model!r}. Known are "
+            f"{', '.join(known_checkpoints())}."
+        )
+    hub = {"revision": given.revision, "token": given.token}
+    images = find_images(
+        given.dataset, split=given.split, image_column=given.image_column, token=given.token, model=given.model
+    )
+    over = {"num_images": given.num_images, "batch_size": given.batch_size}
+    return reproduce(
+        load_model(given.model, device=given.device, dtype=given.dtype, **hub),
+        known,
+        images.images,
+        processor=load_processor(given.model, **hub),
+        image_column=images.image_column,
+        images_name=images.name,
+        **{name: value for name, value in over.items() if value is not None},
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="reproduce.py",
+        description="Calibrates a known checkpoint with its published recipe and compares the findings with the "
+        "published figures, PASS or FAIL. Not run on real weights yet, only on planted models: a FAIL may mean that "
+        "a bound in hub_configs/ is wrong.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="Hub id of a checkpoint in hub_configs/")
+    parser.add_argument("--dataset", help="folder, image file or Hub id; the recipe's data set by default")
+    parser.add_argument("--split", help="split of a data set on the Hub")
+    parser.add_argument("--image-column", help="column of a data set with several")
+    parser.add_argument("--num-images", type=int, help="how many images; the recipe's number by default")
+    parser.add_argument("--batch-size", type=int, help="images in one forward pass")
+    parser.add_argument("--revision", help="branch, tag or commit of the model")
+    parser.add_argument("--token", help="for private or gated repositories")
+    parser.add_argument("--device", help="the first GPU or the CPU by default")
+    parser.add_argument("--dtype", help="the checkpoint's by default")
+    parser.add_argument("--output", metavar="DIR", help=f"writes {JSON_FILE}, the calibration and {PICTURE_FILE}")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    return parser
+
+
+def _verifier(
+    model: PreTrainedModel, source: Any, processor: Any, config: CalibrationConfig
+) -> Callable[[PreTrainedModel], Verification]:
+    """Compares patched twins with the model, on the first images."""
+    detection_layer, norm_threshold = config.detection_layer, config.norm_threshold
+    if detection_layer is None or norm_threshold is None:
+        raise ValueError("Verifying needs the settings that a calibration has resolved, got `None`.")
+    layer, threshold = detection_layer, norm_threshold
+    batches = ImageBatches(
+        source, processor, num_images=config.num_images, batch_size=config.batch_size or 16, device=model.device
+    )
+    before = measure(model, batches, detection_layer=layer, norm_threshold=threshold)
+
+    def verify(patched: PreTrainedModel) -> Verification:
+        after = measure(patched, batches, detection_layer=layer, norm_threshold=threshold)
+        return compare(before, after, in_sample=True)
+
+    return verify
+
+
+def _judge(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> Row:
+    measured = _MEASURED[expectation.quantity](expectation, known, result)
+    low, high = expectation.at_least, expectation.at_most
+    passed = measured is not None and (low is None or measured >= low) and (high is None or measured <= high)
+    name = expectation.quantity.replace("_", " ")
+    if expectation.layer is not None:
+        name += f", block {expectation.layer}"
+    if expectation.neuron is not None:
+        name += " of {}/{}".format(*expectation.neuron)
+    return Row(name, measured, _expected(expectation.published, low, high), _status(passed), expectation.source)
+
+
+def _gate_rows(whose: str, verification: Verification | None, gate: GateConfig, source: str) -> list[Row]:
+    ratio = verification.outlier_ratio if verification else None
+    similarity = verification.feature_similarity if verification else None
+    source = source if source == _GATE_SOURCE else f"neurons: {source}; bounds: {_GATE_SOURCE}"
+    return [
+        Row(
+            f"outliers after / before, patched with {whose}",
+            ratio,
+            _expected(None, None, gate.max_outlier_ratio),
+            _status(ratio is not None and ratio <= gate.max_outlier_ratio),
+            source,
+        ),
+        Row(
+            f"cosine of the pooled feature, patched with {whose}",
+            similarity,
+            _expected(None, gate.min_feature_similarity, None),
+            _status(similarity is not None and similarity >= gate.min_feature_similarity),
+            source,
+        ),
+    ]
+
+
+def _ranking(result: CalibrationResult) -> list[tuple[int, int]]:
+    ranked = rank_neurons(
+        result.scores,
+        first_layer=result.config.first_layer or 0,
+        last_layer=len(result.scores) - 1 if result.config.last_layer is None else result.config.last_layer,
+        top_k=result.scores.numel(),
+    )
+    return [(neuron.layer, neuron.neuron) for neuron in ranked]
+
+
+def _rank(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> float | None:
+    ranking = _ranking(result)
+    return ranking.index(expectation.neuron) + 1 if expectation.neuron in ranking else None
+
+
+def _score_ratio(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> float | None:
+    first, second = result.scores.flatten().topk(2).values.tolist()
+    return first / second if second > 0 else None
+
+
+def _share_found(factor: int) -> Callable[[Expectation, KnownCheckpoint, CalibrationResult], float | None]:
+    def share(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> float | None:
+        published = set(known.register_neurons or ())
+        found = published & set(_ranking(result)[: factor * len(published)])
+        return len(found) / len(published) if published else None
+
+    return share
+
+
+def _of_block(value: Callable[[NormReport, int], float]) -> Callable[..., float | None]:
+    return lambda expectation, known, result: value(result.norms, expectation.layer)
+
+
+_MEASURED: dict[str, Callable[[Expectation, KnownCheckpoint, CalibrationResult], float | None]] = {
+    "norm_median": _of_block(lambda norms, layer: norms.median[layer]),
+    "norm_max": _of_block(lambda norms, layer: norms.max[layer]),
+    "paper_threshold": _of_block(lambda norms, layer: norms.mean[layer] + 3 * norms.std[layer]),
+    "first_outlier_layer": lambda expectation, known, result: result.norms.first_outlier_layer,
+    "rank": _rank,
+    "score_ratio": _score_ratio,
+    "published_in_top_k": _share_found(1),
+    "published_in_top_2k": _share_found(2),
+}
+
+
+def _expected(published: float | None, low: float | None, high: float | None) -> str:
+    bounds = " and ".join(
+        f"{words} {_figure(bound)}" for words, bound in (("at least", low), ("at most", high)) if bound is not None
+    )
+    return bounds if published is None else f"{_figure(published)}, {bounds}"
+
+
+def _figure(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "none"
+    return f"{value:.4g}" if math.isfinite(value) else str(value)
+
+
+def _status(passed: bool) -> str:
+    return PASS if passed else FAIL
