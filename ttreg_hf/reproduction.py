@@ -21,11 +21,13 @@ from ttreg_hf.calibration.batches import ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
 from ttreg_hf.calibration.driver import calibrate, inspect_norms
 from ttreg_hf.calibration.images import open_images
+from ttreg_hf.calibration.measuring import measure
 from ttreg_hf.calibration.norms import NormReport
+from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.selection import rank_neurons
 from ttreg_hf.calibration.sources import find_images
-from ttreg_hf.calibration.verification import FIXED, Verification, compare, measure
+from ttreg_hf.calibration.verification import FIXED, Verification, compare
 from ttreg_hf.known_checkpoints import Expectation, KnownCheckpoint, known_checkpoint, known_checkpoints
 from ttreg_hf.loading import load_model, load_processor
 from ttreg_hf.plots import plot_norms_per_block, save_figure
@@ -247,14 +249,14 @@ def _verifier(
     detection_layer, norm_threshold = config.detection_layer, config.norm_threshold
     if detection_layer is None or norm_threshold is None:
         raise ValueError("Verifying needs the settings that a calibration has resolved, got `None`.")
-    layer, threshold = detection_layer, norm_threshold
+    rule = OutlierRule(detection_layer, norm_threshold)
     batches = ImageBatches(
         source, processor, num_images=config.num_images, batch_size=config.batch_size or 16, device=model.device
     )
-    before = measure(model, batches, detection_layer=layer, norm_threshold=threshold)
+    before = measure(model, batches, rule)
 
     def verify(patched: PreTrainedModel) -> Verification:
-        after = measure(patched, batches, detection_layer=layer, norm_threshold=threshold)
+        after = measure(patched, batches, rule)
         return compare(before, after, in_sample=True)
 
     return verify
@@ -287,8 +289,8 @@ def _gate_rows(whose: str, verification: Verification | None, gate: GateConfig, 
         Row(
             f"cosine of the pooled feature, patched with {whose}",
             similarity,
-            _expected(None, gate.min_feature_similarity, None),
-            _status(similarity is not None and similarity >= gate.min_feature_similarity),
+            _expected(None, 1 - gate.max_drift, None),
+            _status(similarity is not None and 1 - similarity <= gate.max_drift),
             source,
         ),
     ]

@@ -27,11 +27,13 @@ class Recording:
         acts_by_layer: inputs of the down projection of the recorded layers, `(B, T, F)`, in the model's dtype.
         feature_BD: the pooled feature that heads read: CLS, or the mean patch of a model without one; float32. `None`
             if not all blocks ran.
+        embedding_norms_BT: L2 norm over channels of what the first block reads, float32.
     """
 
     norms_LBT: Tensor
     acts_by_layer: dict[int, Tensor]
     feature_BD: Tensor | None
+    embedding_norms_BT: Tensor
 
 
 class _Enough(Exception):
@@ -62,10 +64,12 @@ class Recorder:
         self._norm_layers = list(range(len(self._blocks)) if norm_layers is None else norm_layers)
         self._stop_after = stop_after
         self._norms: dict[int, Tensor] = {}
+        self._embedding_norms: list[Tensor] = []
         self._acts: dict[int, Tensor] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> "Recorder":
+        self._handles.append(self._blocks[0].register_forward_pre_hook(self._record_embeddings, with_kwargs=True))
         for layer in self._norm_layers:
             # before the hook of a patched model that takes the registers out after the last block
             hook = self._norm_hook(layer)
@@ -91,13 +95,17 @@ class Recorder:
         except _Enough:
             pass
         finally:  # nothing is kept alive here, after a failure neither
-            norms, acts, self._norms, self._acts = self._norms, self._acts, {}, {}
-        return Recording(torch.stack(list(norms.values())), acts, feature_BD)
+            norms, acts, embeddings = self._norms, self._acts, self._embedding_norms
+            self._norms, self._acts, self._embedding_norms = {}, {}, []
+        return Recording(torch.stack(list(norms.values())), acts, feature_BD, embeddings[0])
+
+    def _record_embeddings(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._embedding_norms.append(_norms(args[0] if args else kwargs["hidden_states"]))
 
     def _norm_hook(self, layer: int) -> Any:
         def record(module: Any, args: Any, output: Any) -> None:
             hidden_states = output[0] if isinstance(output, tuple) else output
-            self._norms[layer] = torch.linalg.vector_norm(hidden_states, dim=-1, dtype=torch.float32)
+            self._norms[layer] = _norms(hidden_states)
 
         return record
 
@@ -106,6 +114,10 @@ class Recorder:
             self._acts[layer] = args[0]
 
         return record
+
+
+def _norms(hidden_states: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(hidden_states, dim=-1, dtype=torch.float32)
 
 
 def _stop(module: Any, args: Any, output: Any) -> None:

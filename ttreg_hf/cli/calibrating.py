@@ -10,6 +10,7 @@ from ttreg_hf.cli.printing import Printer, is_first_rank, new_table, percent, pr
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.result import CalibrationResult
+    from ttreg_hf.calibration.verification import Verification
 
 _STRONGEST = 6  # neurons of a layer that are printed
 _NAMED = 5  # unreadable images that are named
@@ -36,6 +37,8 @@ def calibrate(
     top_k: options.TopK = None,
     max_active_fraction: options.MaxActiveFraction = None,
     detect_on_prefix: options.DetectOnPrefix = False,
+    rounds: options.Rounds = None,
+    budget: options.Budget = None,
     seed: options.Seed = None,
     workers: options.Workers = None,
     max_bad_images: options.MaxBadImages = 0.01,
@@ -68,6 +71,8 @@ def calibrate(
             "top_k": top_k,
             "max_active_fraction": max_active_fraction,
             "detect_on_prefix": detect_on_prefix or None,
+            "rounds": rounds,
+            "budget": budget,
             "seed": seed,
         },
         recipe_of=model if recipe else None,
@@ -130,16 +135,19 @@ def calibrate(
         images_are = "image" if len(bad) == 1 else "images"
         more = ", ..." if len(bad) > _NAMED else ""
         printer.say(f"skipped {len(bad)} unreadable {images_are}: {', '.join(bad[:_NAMED])}{more}")
-    seen = result.provenance.images_scored
-    halves = result.convergence.overlap_of_halves[-1]
-    printer.say(
-        f"scored {seen} images, {result.provenance.images_with_outliers} with outliers; two halves of them agree on "
-        f"{halves:.0%} of the best {result.convergence.top_k} neurons"
-    )
+    for reason in result.reasons:
+        printer.say(f"because: {reason}")
+    if result.convergence is not None:
+        printer.say(
+            f"scored {result.provenance.images_scored} images, {result.provenance.images_with_outliers} with "
+            f"outliers; two halves of them agree on {result.convergence.overlap_of_halves[-1]:.0%} of the best "
+            f"{result.convergence.top_k} neurons"
+        )
     if result.register_neurons:
         printer.show(_neuron_table(result))
     if result.verification is not None:
         printer.show(_verification_table(result))
+        printer.show(_gate_table(result.verification))
         if result.verification.in_sample:
             printer.say("in-sample: measured on images that were also used to find the neurons")
     for file in files:
@@ -175,6 +183,26 @@ def _verification_table(result: "CalibrationResult") -> Table:
     )
     table.add_row("feature similarity (mean cosine to the base)", "1", f"{checked.feature_similarity:.4f}")
     table.add_row("feature similarity, the lowest", "1", f"{checked.min_feature_similarity:.4f}")
+    if checked.maps is not None:
+        maps = checked.maps
+        table.add_row("largest attention on a patch", f"{maps.largest_before:.4f}", f"{maps.largest_after:.4f}")
+        table.add_row("attention on the register", "", percent(maps.on_register))
+    return table
+
+
+def _gate_table(verification: "Verification") -> Table:
+    """What the verdict rests on, with the controls beside it."""
+    table = new_table(
+        "gate (bounds are provisional)", "measured", "at most", "", left=("gate (bounds are provisional)",)
+    )
+    for check in verification.checks:
+        table.add_row(check.name, f"{check.value:.4f}", f"{check.bound:.4f}", "ok" if check.passed else "NO")
+    if verification.controls is not None:
+        zeroed, draws = verification.controls.zeroed, verification.controls.random
+        ratios = [draw.outlier_ratio for draw in draws]
+        table.add_row("control, zeroed without moving: drift", f"{1 - zeroed.feature_similarity:.4f}", "", "")
+        label = f"control, {len(draws)} random draws: outliers after / before, least and mean"
+        table.add_row(label, f"{min(ratios):.2f}, {sum(ratios) / len(ratios):.2f}", "", "")
     return table
 
 

@@ -38,7 +38,7 @@ def visualize(
     """
     from ttreg_hf.applying import add_test_time_registers
     from ttreg_hf.calibration.config import CalibrationConfig
-    from ttreg_hf.calibration.settings import resolve_layers
+    from ttreg_hf.calibration.settings import checked_layers, default_detection_layer
     from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
     from ttreg_hf.visualizing import check_images, picture_paths, write_before_after
 
@@ -54,7 +54,7 @@ def visualize(
     if calibration is not None or not isinstance(loaded, TTRegModelMixin):
         patched = add_test_time_registers(loaded, None if result is None else result.register_neurons)
     detection_layer, norm_threshold = _seen_from(model, result)
-    layers = resolve_layers(CalibrationConfig(detection_layer=detection_layer), loaded)
+    block = checked_layers(CalibrationConfig(detection_layer=detection_layer), loaded).detection_layer
     if not is_first_rank():
         return
     pictures = write_before_after(
@@ -63,7 +63,7 @@ def visualize(
         images,
         processor,
         output,
-        detection_layer=layers.detection_layer or 0,
+        detection_layer=default_detection_layer(loaded) if block is None else block,
         norm_threshold=norm_threshold,
         neuron=place,
         caption=_caption(model, len(patched.config.register_neurons), calibration, patched is loaded),
