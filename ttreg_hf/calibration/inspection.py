@@ -126,7 +126,7 @@ def inspect(
         layer = _detection_layer(config, per_block, default_layer, settings)
         rule = _rule(layer, per_block[layer], statistics, patch_norms, config, settings)
     layer = rule.detection_layer
-    separation = tuple(None if block is None else block.separation for block in per_block)
+    separation = tuple(0.0 if block is None else block.separation for block in per_block)
     above = patch_norms.above(layer, rule.norm_threshold)
     kept = patch_norms.outliers(rule)
     total, remaining = _count(above), _count(kept)

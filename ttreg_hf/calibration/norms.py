@@ -115,8 +115,8 @@ class NormReport:
         outlier_fraction: share of the patches above the threshold.
         images_with_outliers: share of the images that have one at the detection block.
         first_outlier_layer: first block whose output has one; `None` if no block has.
-        separation: of two populations of norms at each block, in robust standard deviations of the log norms; `None`
-            where they are one.
+        separation: of two populations of norms at each block, in robust standard deviations of the log norms; 0 where
+            they are one.
         fixed_position_share: of the patches above the threshold, those at places that are above it in every image.
         content_share: of the patches above the threshold, those that were as extreme at the embeddings' output.
     """
@@ -133,7 +133,7 @@ class NormReport:
     outlier_fraction: tuple[float, ...]
     images_with_outliers: float
     first_outlier_layer: int | None
-    separation: tuple[float | None, ...] = ()
+    separation: tuple[float, ...] = ()
     fixed_position_share: float = 0.0
     content_share: float = 0.0
 
@@ -148,7 +148,7 @@ def norm_report(
     detection_layer: int,
     norm_threshold: float,
     *,
-    separation: tuple[float | None, ...] = (),
+    separation: tuple[float, ...] = (),
     fixed_position_share: float = 0.0,
     content_share: float = 0.0,
 ) -> NormReport:
