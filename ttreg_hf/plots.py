@@ -75,16 +75,17 @@ def plot_before_after(
             f"`before` and `after` are maps of one image, got grids {tuple(variants[0].patch_norms.shape)} and "
             f"{tuple(variants[1].patch_norms.shape)}. Give both models the same `pixel_values`."
         )
-    columns = [_norm_column(variants, norm_threshold), _attention_column(variants, norm_threshold)]
+    # by place; the photo is at 0, the PCA colours at 3
+    columns = {1: _norm_column(variants, norm_threshold), 2: _attention_column(variants, norm_threshold)}
     if before.neuron_activation is not None:
-        columns.append(_neuron_column(before.neuron_activation, neuron_name))
+        columns[4] = _neuron_column(before.neuron_activation, neuron_name)
     colours = [colour.numpy() for colour in pca_colours([maps.features for maps in variants])]
 
     figure, grid = _image_grid(len(variants), len(columns) + 2, before.patch_norms.shape, title, caption)
     for row, name in enumerate(["before", "after"][: len(variants)]):
         axes = _draw_image(figure, grid, row, 0, "Photo", photo)
         axes.set_ylabel(name if after is not None else "", fontsize=13, color=_INK, fontweight="bold", labelpad=6)
-    for place, column in zip((1, 2, 4), columns, strict=False):
+    for place, column in columns.items():
         _draw_column(figure, grid, place, column)
     for row, colour in enumerate(colours):
         axes = _draw_image(figure, grid, row, 3, "PCA of features", colour)
@@ -198,7 +199,8 @@ def _attention_column(variants: list[ImageMaps], threshold: float | None) -> _Co
     """Notes: the largest, or the share on the patches that are outliers before; after, also the register's."""
     outliers = variants[0].patch_norms > (float("inf") if threshold is None else threshold)
     notes = []
-    for maps, name in zip(variants, ("on outlier patches", "on the same patches"), strict=False):
+    names = ["on outlier patches", "on the same patches"]
+    for maps, name in zip(variants, names[: len(variants)], strict=True):
         note = f"largest {_percent(maps.attention.max())}"
         if outliers.any():
             note = f"{_percent(maps.attention[outliers].sum())} {name}"
