@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ttreg_hf.known_checkpoints import (
-    PUBLISHED,
-    SETTINGS_ONLY,
-    known_checkpoint,
-    known_checkpoints,
-    read_known_checkpoint,
-    read_known_checkpoints,
-)
+from ttreg_hf.hub_config_files import read_known_checkpoint, read_known_checkpoints
+from ttreg_hf.known_checkpoints import known_checkpoint, known_checkpoints
+from ttreg_hf.publications import PUBLISHED, SETTINGS_ONLY
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIG_FILES = sorted((REPOSITORY / "hub_configs").glob("*.json"))

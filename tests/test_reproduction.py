@@ -14,7 +14,10 @@ from ttreg_hf import reproduction
 from ttreg_hf.calibration.images import open_images
 from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.sources import ImageSource
-from ttreg_hf.known_checkpoints import (
+from ttreg_hf.hub_config_files import read_known_checkpoint
+from ttreg_hf.known_checkpoints import known_checkpoints
+from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
+from ttreg_hf.publications import (
     PUBLISHED,
     SETTINGS_ONLY,
     CalibrationDataset,
@@ -22,10 +25,7 @@ from ttreg_hf.known_checkpoints import (
     KnownCheckpoint,
     PublishedOptions,
     Recipe,
-    known_checkpoints,
-    read_known_checkpoint,
 )
-from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 from ttreg_hf.reproduction import Reproduction, format_table, reproduce, save_reproduction
 
 REPOSITORY = Path(__file__).parents[1]

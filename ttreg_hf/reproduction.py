@@ -27,9 +27,10 @@ from ttreg_hf.calibration.selection import rank_neurons
 from ttreg_hf.calibration.sources import find_images
 from ttreg_hf.calibration.verification import FIXED, Verification, compare, measure
 from ttreg_hf.figures import save_figure
-from ttreg_hf.known_checkpoints import Expectation, KnownCheckpoint, known_checkpoint, known_checkpoints
+from ttreg_hf.known_checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.loading import load_model, load_processor
 from ttreg_hf.norm_plots import plot_norms_per_block
+from ttreg_hf.publications import Expectation, KnownCheckpoint
 from ttreg_hf.writing import check_output, whole_directory
 
 PASS, FAIL = "PASS", "FAIL"
