@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ttreg_hf import reproduction
+from ttreg_hf import judging, reproduction
 from ttreg_hf.calibration.images import open_images
 from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.sources import ImageSource
@@ -276,7 +276,7 @@ def test_every_shipped_expectation_can_be_measured_and_holds_what_was_published(
     expectations = [item for known in known_checkpoints().values() for item in known.expectations]
     assert len(expectations) > 15
     for item in expectations:
-        assert item.quantity in reproduction._MEASURED
+        assert item.quantity in judging._MEASURED
         low, high = item.at_least, item.at_most
         if item.published is not None:
             assert low is None or low <= item.published
