@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.images import to_pil, to_pixel_values
+from ttreg_hf.figures import save_figure
 from ttreg_hf.maps import ImageMaps, image_maps
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
-from ttreg_hf.plots import plot_before_after, save_figure
+from ttreg_hf.plots import plot_before_after
 
 ImageLike = str | Path | Image.Image
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.known_checkpoints import Recipe
 from ttreg_hf.photographs import photograph_paths
+from ttreg_hf.publications import Recipe
 
 from .conftest import run, succeed
 

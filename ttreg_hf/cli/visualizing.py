@@ -8,7 +8,8 @@ import typer
 from ttreg_hf.cli import options
 from ttreg_hf.cli.opening import open_model, read_calibration
 from ttreg_hf.cli.printing import Printer, is_first_rank
-from ttreg_hf.known_checkpoints import PUBLISHED, known_checkpoint
+from ttreg_hf.known_checkpoints import known_checkpoint
+from ttreg_hf.publications import PUBLISHED
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.result import CalibrationResult

@@ -9,27 +9,15 @@ import torch
 from families import FAMILIES, NUM_PATCHES, PATCH_SIZE, Case
 from PIL import Image
 
-from ttreg_hf import CalibrationConfig, add_test_time_registers, calibrate, verifying
+from ttreg_hf import add_test_time_registers, calibrate, verifying
 from ttreg_hf.base_weights import checksum_fields, read_checksum, weights_checksum
 from ttreg_hf.checkpoint import checkpoint_files, is_written_by_us, read_config, save_checkpoint
 from ttreg_hf.from_hub import from_pretrained
 from ttreg_hf.hub_names import LOCAL_FOLDER, config_without_local_paths, dataset_id, is_hub_id
-from ttreg_hf.planted import planted_model
 from ttreg_hf.probe import outputs_on_probe, probe_images
 from ttreg_hf.verifying import expected_outputs, verify_checkpoint
 
 CODE = {"configuration_dinov2_ttreg.py", "modeling_dinov2_ttreg.py", "test_time_registers.py", "ttreg_base.py"}
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return planted_model("dinov2")
-
-
-@pytest.fixture(scope="module")
-def result(planted):
-    settings = CalibrationConfig(num_images=16, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
-    return calibrate(planted.model, planted.sample, config=settings)
 
 
 @pytest.fixture
