@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
+from transformers.utils import has_file
 
 from ttreg_hf.families import supported_model_types, why_not
+
+_TOKENIZER = "tokenizer_config.json"
 
 
 def load_model(
@@ -60,6 +63,25 @@ def load_processor(
         )
     except OSError:
         return None
+
+
+def load_whole_processor(
+    model: PreTrainedModel,
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """What lies beside a checkpoint of this model: its image processor, with the tokenizer if the model reads text.
+
+    `None` where the checkpoint has none.
+    """
+    hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    # without this file AutoProcessor makes up a tokenizer that knows no words
+    if "text" in model.input_modalities and has_file(name_or_path, _TOKENIZER, revision=revision, token=token):
+        return AutoProcessor.from_pretrained(name_or_path, **hub)
+    return load_processor(name_or_path, **hub)
 
 
 def default_device() -> torch.device:
