@@ -38,12 +38,12 @@ def load_model(
     """
     _check_folder(name_or_path)
     hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(name_or_path, **hub)
+    model_type = _model_type(name_or_path, hub)
     kinds = [*supported_model_types(), *(f"{name}_ttreg" for name in supported_model_types())]
-    if config.model_type not in kinds:
+    if model_type not in kinds:
         raise ValueError(
-            f"{name_or_path} is a model of type {config.model_type!r}, which cannot be given test-time registers: "
-            f"{why_not(config.model_type)}. Supported are {', '.join(supported_model_types())}."
+            f"{name_or_path} is a model of type {model_type!r}, which cannot be given test-time registers: "
+            f"{why_not(model_type)}. Supported are {', '.join(supported_model_types())}."
         )
     model = AutoModel.from_pretrained(name_or_path, dtype=dtype or "auto", **hub)
     return model.eval().to(device or default_device())
@@ -87,6 +87,15 @@ def load_whole_processor(
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _model_type(name_or_path: str, hub: dict[str, Any]) -> str:
+    try:
+        return AutoConfig.from_pretrained(name_or_path, **hub).model_type
+    except ImportError as error:  # timm is not installed, and would not help
+        if "timm" not in str(error):
+            raise
+        return "timm_wrapper"
 
 
 def _check_folder(name_or_path: str) -> None:
