@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import BARE_CASES, Case, images
+from families import BARE_CASES, CASES, TINY_TEXT, Case, images
 from PIL import Image
 from torch import Tensor, nn
 from transformers import BeitConfig, BeitModel, BitImageProcessorPil, ResNetConfig, ResNetModel
@@ -388,3 +388,24 @@ def test_a_layer_out_of_range_is_refused_before_any_image_is_read(name):
 def test_photographs_without_a_processor_are_refused():
     with pytest.raises(ValueError, match="need an image processor, and none was found for this model"):
         calibrate(DINOV2.stock_model(), [Image.new("RGB", (16, 16))])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.is_bare], ids=lambda case: case.name)
+def test_a_head_or_a_second_tower_does_not_hide_the_planted_neurons(case):
+    """Classifiers, backbones and models with a text tower, around a planted trunk."""
+    kinds = ("use_swiglu_ffn", "use_gated_mlp", "num_register_tokens")
+    fields = {name: value for name, value in case.family.config_fields.items() if name in kinds}
+    planted = planted_model(case.family.heads[0].config_class.model_type, **fields)
+    config = planted.model.config
+    if case.has_two_towers:
+        config = case.config_class(vision_config=config.to_dict(), text_config=TINY_TEXT)
+    model = case.stock_class(config).eval()
+    loaded = case.trunk_of(model).load_state_dict(planted.model.state_dict(), strict=False)
+    assert loaded.missing_keys == []  # of the bare model's pooling a head may use nothing
+
+    result = calibrate(model, synthetic_images(12, seed=99), config=_explicit(planted))
+    assert set(_places(result.register_neurons)) == set(_places(planted.register_neurons))
+    assert result.verdict == "fixed"
+    assert result.provenance.model_class == case.stock_class.__name__
+    patched = add_test_time_registers(model, result.register_neurons)
+    assert case.stock_class in type(patched).__mro__
