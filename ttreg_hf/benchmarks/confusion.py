@@ -4,6 +4,7 @@ Run it through `scripts/confusion_table.py`.
 """
 
 import collections
+import dataclasses
 import json
 import multiprocessing
 import statistics
@@ -47,7 +48,8 @@ class Outcome:
         recovery: `exact` (the planted neurons), `minimal` (some of them, and the outliers go), `too few` (some of
             them, and outliers stay), `foreign` (a neuron that was not planted) or `none`.
         planted, found, foreign: counts of neurons.
-        outliers_left: after moving what was found, outliers after / before by the truth's threshold, at any block.
+        outliers_left: after moving what was found, outliers after / before at any block, by the calibration's threshold
+            where it is 1 to 1.5 times the truth's.
         similarity: of the pooled feature then.
         norm_threshold: that calibration chose; the truth's lies between the populations.
         known_threshold: the truth's.
@@ -117,7 +119,9 @@ def judge(known: KnownModel, cell: Cell, *, num_images: int) -> Outcome:
     result = calibrate(known.model, images, config=CalibrationConfig(num_images=num_images))
     seconds = time.perf_counter() - start
     found = {(neuron.layer, neuron.neuron) for neuron in result.register_neurons}
-    effect = effect_of(known, found, synthetic_images(num_images, seed=30_000 + cell.seed))
+    threshold = min(max(result.config.norm_threshold or 0.0, known.norm_threshold), 1.5 * known.norm_threshold)
+    seen_as = dataclasses.replace(known, norm_threshold=threshold)  # a pruned set may leave what is just below its own
+    effect = effect_of(seen_as, found, synthetic_images(num_images, seed=30_000 + cell.seed))
     missing, extra = sorted(known.planted_pairs - found), sorted(found - known.planted_pairs)
     return Outcome(
         **asdict(cell),
@@ -196,10 +200,8 @@ def _run(work: tuple[Cell, int]) -> Outcome:
 def _read(lines: Path) -> dict[Cell, Outcome]:
     outcomes = {}
     for line in lines.read_text(encoding="utf-8").splitlines():
-        fields = json.loads(line)
-        outcome = Outcome(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        )
+        fields: dict[str, Any] = {name: _frozen(value) for name, value in json.loads(line).items()}
+        outcome = Outcome(**fields)
         outcomes[Cell(outcome.family, outcome.kind, outcome.trigger, outcome.seed)] = outcome
     return outcomes
 
