@@ -26,9 +26,9 @@ class Recording:
     Args:
         norms_LBT: L2 norm over channels of the raw output of each block asked for, float32.
         acts_by_layer: inputs of the down projection of the recorded layers, `(B, T, F)`, in the model's dtype.
-    feature_BD: the trunk's pooled feature, or where it has none CLS, or the mean patch of a model without CLS;
-        float32. `None` if not all blocks ran.
-    embedding_norms_BT: L2 norm over channels of what the first block reads, float32.
+        feature_BD: the trunk's pooled feature, or where it has none CLS, or the mean patch of a model without CLS;
+            float32. `None` if not all blocks ran.
+        embedding_norms_BT: L2 norm over channels of what the first block reads, float32.
     """
 
     norms_LBT: Tensor
