@@ -17,9 +17,17 @@ from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.figures import DPI, FAINT, INK, WIDTH_INCHES, short_number, small_print, style_axes
 from ttreg_hf.norm_plots import plot_norms_per_block
+from ttreg_hf.report.tables import counted
 
 _CHOSEN, _OTHER, _THIRD = "#0072b2", "#d55e00", "#009e73"
 _BARS = "#8a8a8a"
+_LEFT = 0.075  # of titles and axes, as a share of the width
+_STAGES = {  # of `SelectionStep`: name, colour, and a marker that others do not hide
+    "grow": ("grow", _CHOSEN, "o", 7),
+    "prune": ("needed?", _OTHER, "s", 10),
+    "cost": ("worth its cost?", _THIRD, "v", 9),
+    "value": ("one value a layer", FAINT, "D", 12),
+}
 _MOST_SCORES, _LEAST_SCORES = 1000, 60  # of the ranking that are drawn
 _LEAST_DRIFT = 1e-7  # less is drawn as this
 
@@ -38,9 +46,9 @@ def figures_of(result: CalibrationResult) -> Iterator[tuple[str, Figure]]:
 
 def _norms(result: CalibrationResult) -> Figure:
     norms, verification = result.norms, result.verification
-    caption = f"{norms.num_images} images inspected."
+    caption = f"{counted(norms.num_images, 'image')} inspected."
     if verification is not None:
-        caption += f" The largest norms, before and after, are of {verification.num_images} images that verified."
+        caption += f" Largest norms, before and after: of {counted(verification.num_images, 'image')} that verified."
     return plot_norms_per_block(
         norms.median,
         norms.max if verification is None else verification.max_norm_before,
@@ -62,7 +70,7 @@ def _populations(norms: NormReport) -> Figure:
         ("patches above the threshold", [100 * share for share in norms.outlier_fraction], "%"),
     )
     for place, (title, values, unit) in enumerate(panels):
-        axes = figure.add_axes((0.07 + 0.49 * place, 0.17, 0.42, 0.58))
+        axes = figure.add_axes((_LEFT + 0.48 * place, 0.17, 0.42, 0.58))
         colours = [_CHOSEN if layer == norms.detection_layer else _BARS for layer in layers]
         axes.bar(layers, values, color=colours, width=0.7)
         axes.set_ylim(0, 1.12 * max(values) or 1)
@@ -86,12 +94,13 @@ def _scores(result: CalibrationResult) -> Figure:
         if score > 0 and rank <= max(_LEAST_SCORES, 2 * last)
     ]
     figure = _page("Scores of the neurons, ranked", 4.6)
-    axes = figure.add_axes((0.075, 0.2, 0.9, 0.64))
+    axes = figure.add_axes((_LEFT, 0.2, 0.9, 0.64))
     for is_chosen, colour, label in ((False, _BARS, "other neurons"), (True, _CHOSEN, "register neurons")):
         points = [(rank, score) for rank, score, chosen_one in shown if chosen_one is is_chosen]
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=7 if is_chosen else 4, label=label)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, position: short_number(value))
     axes.set_xlim(0, shown[-1][0] + 1)
     axes.set_xlabel("rank", fontsize=11, color=INK)
     axes.set_ylabel("mean |activation| on outliers", fontsize=11, color=INK)
@@ -99,7 +108,7 @@ def _scores(result: CalibrationResult) -> Figure:
     axes.legend(frameon=False, fontsize=11, labelcolor=INK)
     hidden = len(chosen) - sum(is_chosen for *_, is_chosen in shown)
     beyond = f" {hidden} of the chosen ones rank lower." if hidden else ""
-    figure.text(0.075, 0.02, f"The best {len(shown)} of {result.scores.numel()} neurons.{beyond}", **small_print())
+    figure.text(_LEFT, 0.02, f"The best {len(shown)} of {result.scores.numel()} neurons.{beyond}", **small_print())
     return figure
 
 
@@ -112,10 +121,13 @@ def _selection_path(selections: Sequence[Selection]) -> Figure:
         ("feature similarity", [step.feature_similarity for step in steps], 0.13),
     )
     for label, values, bottom in panels:
-        axes = figure.add_axes((0.085, bottom, 0.89, 0.32))
+        axes = figure.add_axes((_LEFT + 0.02, bottom, 0.88, 0.32))
         _draw_steps(axes, steps, values)
         axes.set_ylabel(label, fontsize=11, color=INK)
+        axes.yaxis.set_label_coords(-0.075, 0.5)
         axes.set_ylim(_room(values))
+        axes.ticklabel_format(useOffset=False)
+        axes.set_xlim(0.5, max(step.num_neurons for step in steps) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         style_axes(axes)
     axes.set_xlabel("neurons moved", fontsize=11, color=INK)
@@ -127,27 +139,26 @@ def _selection_path(selections: Sequence[Selection]) -> Figure:
 
 def _draw_steps(axes: Axes, steps: Sequence[SelectionStep], values: Sequence[float]) -> None:
     """Filled: went on with this set. Hollow: did not."""
-    colours = {"grow": _CHOSEN, "prune": _OTHER, "cost": _THIRD, "value": FAINT}
-    names = {"grow": "grow", "prune": "needed?", "cost": "worth its cost?", "value": "one value a layer"}
-    for stage, colour in colours.items():
+    for stage, (name, colour, marker, size) in _STAGES.items():
+        label: str | None = name
         for kept in (True, False):
             points = [
                 (step.num_neurons, value)
                 for step, value in zip(steps, values, strict=True)
                 if step.stage == stage and step.kept is kept
             ]
-            label = names[stage] if points and (kept or not any(s.stage == stage and s.kept for s in steps)) else None
-            face = colour if kept else "white"
-            axes.plot(
-                *(zip(*points, strict=True) if points else ((), ())),
-                "o", color=colour, markerfacecolor=face, markersize=8, markeredgewidth=1.8, label=label,
-            )  # fmt: skip
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), marker, color=colour, markerfacecolor=colour if kept else "none",
+                    markersize=size, markeredgewidth=1.8, label=label,
+                )  # fmt: skip
+                label = None
 
 
 def _controls(verification: Verification) -> Figure:
     """Outliers that stay against feature drift: moved, zeroed, and random draws; the gate's bounds shaded."""
     figure = _page("Moved, and the controls", 5.0)
-    axes = figure.add_axes((0.085, 0.16, 0.89, 0.68))
+    axes = figure.add_axes((_LEFT, 0.16, 0.9, 0.68))
     controls = verification.controls
     if controls is None:
         raise ValueError("A figure of the controls needs controls, got a verification without.")
@@ -182,7 +193,7 @@ def _controls(verification: Verification) -> Figure:
 
 def _page(title: str, height: float) -> Figure:
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, facecolor="white")
-    figure.text(0.03, 1 - 0.2 / height, title, fontsize=14, color=INK, fontweight="bold", va="top")
+    figure.text(_LEFT, 1 - 0.2 / height, title, fontsize=14, color=INK, fontweight="bold", va="top")
     return figure
 
 

@@ -1,16 +1,19 @@
 """The page: everything that it shows is inside it, and what comes from outside is escaped."""
 
 import base64
+import re
 from collections.abc import Mapping
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.verification import MEANING
 from ttreg_hf.report import tables
 from ttreg_hf.report.switch import NeuronSwitch
 from ttreg_hf.report.switch_data import switch_data
+
+_CODE = re.compile("`([^`]*)`")
 
 
 def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures: Mapping[str, bytes]) -> str:
@@ -28,6 +31,8 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.globals["counted"] = tables.counted
+    environment.filters["with_code"] = _with_code
     verification = result.verification
     return environment.get_template("report.html").render(
         result=result,
@@ -48,16 +53,21 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
     )
 
 
+def _with_code(text: str) -> Markup:
+    """Escaped, with what stands in backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", escape(text)))
+
+
 def _summary(result: CalibrationResult) -> list[tuple[str, str]]:
     """The few numbers on top: what it is, and how much."""
     norms, verification = result.norms, result.verification
-    numbers: list[tuple[Any, str]] = [(f"{norms.images_with_outliers:.0%}", "of the images have outlier patches")]
+    numbers = [(f"{100 * norms.images_with_outliers:.0f} %", "of the images have outlier patches")]
     if result.register_neurons:
-        layers = len({neuron.layer for neuron in result.register_neurons})
-        noun = "register neuron" if len(result.register_neurons) == 1 else "register neurons"
-        numbers.append((len(result.register_neurons), f"{noun} in {layers} layer{'s' * (layers > 1)}"))
+        layers = tables.counted(len({neuron.layer for neuron in result.register_neurons}), "layer")
+        neurons, noun = tables.counted(len(result.register_neurons), "register neuron").split(" ", 1)
+        numbers.append((neurons, f"{noun} in {layers}"))
     if verification is not None:
         before, after = verification.outlier_fraction_before, verification.outlier_fraction_after
         numbers.append((f"{tables.percent(before)} → {tables.percent(after)}", "of the patches are outliers"))
         numbers.append((f"{verification.feature_similarity:.4f}", "cosine of the feature to the base model's"))
-    return [(str(number), words) for number, words in numbers]
+    return numbers

@@ -99,8 +99,7 @@ def before_after_table(result: CalibrationResult, verification: Verification) ->
             ("attention on the register, last block", "", percent(maps.on_register)),
             ("cosine of the mean patch feature to the base model's", "1", f"{maps.mean_patch_similarity:.4f}"),
         ]
-    images = f"{verification.num_images} image{'s' * (verification.num_images != 1)}"
-    return Table((images, "before", "after"), tuple(rows))
+    return Table((counted(verification.num_images, "image"), "before", "after"), tuple(rows))
 
 
 def control_table(verification: Verification) -> Table | None:
@@ -217,6 +216,11 @@ def provenance_table(result: CalibrationResult) -> Table:
 def percent(share: float) -> str:
     """Two decimals."""
     return f"{100 * share:.2f} %"
+
+
+def counted(number: int, noun: str) -> str:
+    """Such as `1 image` and `2 images`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _interval(bounds: tuple[float, float]) -> str:
