@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from ttreg_hf import Dinov2TTRegConfig, published_register_neurons
+from ttreg_hf import CLIPTTRegConfig, Dinov2TTRegConfig, published_register_neurons
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.norms import NormReport
@@ -115,6 +115,26 @@ def test_card_fits_the_head(architecture, auto_class, task, output):
     assert card.data.pipeline_tag == task
     assert f"{auto_class}.from_pretrained" in card.text
     assert f"outputs.{output}" in card.text
+
+
+def test_card_of_a_head_that_no_auto_class_loads():
+    card = model_card(config(architectures=["CLIPVisionTTRegModelWithProjection"]))
+    assert "from ttreg_hf import CLIPVisionTTRegModelWithProjection" in card.text
+    assert "CLIPVisionTTRegModelWithProjection.from_pretrained(repo, revision=revision)" in card.text
+    assert "outputs.image_embeds" in card.text
+    assert "trust_remote_code" not in card.text
+    deit = model_card(config(architectures=["DeiTTTRegForImageClassificationWithTeacher"]))
+    assert (deit.data.pipeline_tag, "outputs.logits" in deit.text) == ("image-classification", True)
+
+
+def test_card_of_a_model_that_reads_text_too():
+    card = model_card(CLIPTTRegConfig(register_neurons=[[3, 5]], architectures=["CLIPTTRegModel"]))
+    assert card.data.pipeline_tag == "zero-shot-image-classification"
+    assert "AutoProcessor.from_pretrained(repo, revision=revision)\nimage = " in card.text
+    assert 'processor(text=["a cat", "a dog"], padding=True, images=image, return_tensors="pt")' in card.text
+    assert "outputs.logits_per_image" in card.text
+    head = model_card(CLIPTTRegConfig(register_neurons=[[3, 5]], architectures=["CLIPTTRegForImageClassification"]))
+    assert (head.data.pipeline_tag, "AutoImageProcessor" in head.text) == ("image-classification", True)
 
 
 def test_card_of_a_repository_without_weights():

@@ -128,10 +128,18 @@ def image_inputs(model: PreTrainedModel, pixel_values: Tensor) -> dict[str, Tens
 
     Returns:
         Arguments of the trunk's `forward`; SigLIP 2 (NaFlex) reads flattened patches, of which none is padding.
+
+    Raises:
+        ValueError: SigLIP 2, and height or width is not a whole number of patches.
     """
     if "spatial_shapes" not in inspect.signature(trunk_of(model).forward).parameters:
         return {"pixel_values": pixel_values}
     height, width = inner_layout(model).patch_size
+    if pixel_values.shape[-2] % height or pixel_values.shape[-1] % width:
+        raise ValueError(
+            f"{type(model).__name__} takes images of whole patches of {height} x {width} pixels, got "
+            f"{pixel_values.shape[-2]} x {pixel_values.shape[-1]}. Use the checkpoint's own image processor."
+        )
     patches = pixel_values.unfold(2, height, height).unfold(3, width, width)  # (B, 3, h, w, p, p)
     count, grid = len(patches), patches.shape[2:4]
     return {

@@ -29,7 +29,7 @@ from ttreg_hf.checkpoint import (
 from ttreg_hf.committing import commit_files, look_at, told
 from ttreg_hf.from_hub import saved_class
 from ttreg_hf.hub_names import calibration_without_local_paths, config_without_local_paths, is_hub_id
-from ttreg_hf.loading import load_processor
+from ttreg_hf.loading import load_whole_processor
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 from ttreg_hf.published_cards import merged_with_published, parent_licence
 from ttreg_hf.verifying import verify_checkpoint
@@ -168,14 +168,15 @@ def push_patched_model(
 ) -> CommitInfo:
     """`patched.push_to_hub(repo_id)`: as transformers' own, and with card, processor and verification.
 
-    The image processor is the one that lies beside the base model. Arguments as in `PreTrainedModel.push_to_hub`;
+    The processor is the one that lies beside the base model. Arguments as in `PreTrainedModel.push_to_hub`;
     errors as `push_checkpoint`.
     """
     source = model.name_or_path
     local = not is_hub_id(source)
     processor = None
     if source and (not local or Path(source).is_dir()):
-        processor = load_processor(source, revision=None if local else model.config.base_model_revision, token=token)
+        revision_of_base = None if local else model.config.base_model_revision
+        processor = load_whole_processor(model, source, revision=revision_of_base, token=token)
     with tempfile.TemporaryDirectory(prefix="ttreg-push-") as folder:
         checkpoint = save_checkpoint(
             model, Path(folder) / "checkpoint", processor=processor, max_shard_size=max_shard_size

@@ -265,9 +265,15 @@ def test_pil_images_without_a_processor_are_refused():
         list(batches_of([photograph()], processor=None))
 
 
-def test_images_of_several_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"have one size, got \[\(3, 2, 2\), \(3, 4, 4\)\]\. Resize them"):
-        list(batches_of([torch.zeros(3, 2, 2), torch.zeros(3, 4, 4)]))
+def test_images_of_one_size_go_together():
+    """In the order of the first of each size; a cut comes with the last of them."""
+    sizes = [2, 4, 2, 2, 4, 6]
+    images = [torch.full((3, size, size), float(place)) for place, size in enumerate(sizes)]
+    batches = batches_of(images, batch_size=4)
+    assert places(batches) == [[0, 2, 3], [1], [4], [5]]
+    assert places(batches.first(3)) == [[0, 2], [1]]
+    cut = [(batch.places, batch.cut) for batch in batches.cut_at([2, 6])]
+    assert cut == [((0,), None), ((1,), 2), ((2, 3), None), ((4,), None), ((5,), None), ((), 6)]
 
 
 @pytest.mark.parametrize(("num_images", "expected"), [(1, [[0]]), (4, [[0, 1, 2], [3]]), (99, [[0, 1, 2], [3, 4]])])

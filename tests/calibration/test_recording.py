@@ -117,6 +117,13 @@ def test_recordings_do_not_share_what_an_earlier_batch_left(bare_case):
     assert torch.equal(first.acts_by_layer[1], again.acts_by_layer[1])
 
 
+@torch.no_grad()
+def test_embedding_norms_are_those_that_the_first_block_reads(bare_case):
+    model = bare_case.stock_model()
+    states = model(**image_inputs(model, images()), output_hidden_states=True).hidden_states
+    torch.testing.assert_close(_record(model, layers=()).embedding_norms_BT, states[0].norm(dim=-1))
+
+
 def test_recording_needs_no_gradients(bare_case):
     recording = _record(bare_case.stock_model(), layers=(0,))
     assert not recording.norms_LBT.requires_grad
@@ -129,7 +136,7 @@ def test_hooks_are_gone_afterwards(bare_case, is_patched):
     model = add_test_time_registers(model, NEURONS) if is_patched else model
     before = _num_hooks(model)
     with Recorder(model, (0, 1)):
-        assert _num_hooks(model) == before + len(blocks_of(model)) + 2
+        assert _num_hooks(model) == before + len(blocks_of(model)) + 2 + 1  # blocks, layers, embeddings
     assert _num_hooks(model) == before
 
 

@@ -38,7 +38,7 @@ def test_calibrate_writes_its_files_and_says_what_comes_next(base, calibration, 
 def test_calibrate_passes_every_setting_on(base, tmp_path):
     given = {
         "num_images": 6, "batch_size": 4, "norm_threshold": 60.0, "detection_layer": 3, "first_layer": 1,
-        "last_layer": 2, "top_k": 1, "max_active_fraction": 0.5, "seed": 3,
+        "last_layer": 2, "top_k": 1, "max_active_fraction": 0.5, "rounds": 1, "budget": 100, "seed": 3,
     }  # fmt: skip
     options = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
     ended = succeed("calibrate", base, "--output", tmp_path / "c", "--json", "--detect-on-prefix", *options)

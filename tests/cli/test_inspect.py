@@ -7,11 +7,11 @@ import pytest
 
 from ttreg_hf.photographs import photograph_paths
 
-from .conftest import succeed
+from .conftest import NORM_THRESHOLD, succeed
 
 
 def test_inspect_marks_the_detection_block_and_where_outliers_begin(base):
-    out = succeed("inspect", base).out
+    out = succeed("inspect", base, "--norm-threshold", NORM_THRESHOLD).out
     assert "images: the bundled photographs (7)" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line.split() and line.split()[0].isdecimal()}
     assert "outliers begin" in rows["2"]

@@ -75,7 +75,8 @@ def rank_by_contrast(
                 sums[layer].append(_per_image(acts_BNk.double(), outliers_BN)[has_any].cpu())
     candidates = []
     for layer, found in places.items():
-        means = torch.cat(sums[layer]).mean(0) if sums[layer] else torch.zeros(3, len(found))
+        images = torch.cat(sums[layer])
+        means = images.mean(0) if len(images) else torch.zeros(3, len(found))
         for neuron, (contrast, fires, quiet) in zip(found, means.T.tolist(), strict=True):
             candidates.append(Candidate(neuron, contrast, fires, quiet))
     return tuple(sorted(candidates, key=lambda c: (-c.contrast, c.register_neuron.layer, c.register_neuron.neuron)))

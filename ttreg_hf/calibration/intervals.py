@@ -17,8 +17,13 @@ def interval_of_mean(values_B: Tensor) -> tuple[float, float]:
     return _interval(values_B.double()[_draws(len(values_B))].mean(1))
 
 
-def interval_of_ratio(above_B: Tensor, below_B: Tensor) -> tuple[float, float]:
-    """95 % interval of the ratio of two sums over the same images; draws whose lower sum is 0 are left out."""
+def interval_of_ratio(above_B: Tensor, below_B: Tensor) -> tuple[float, float] | None:
+    """95 % interval of the ratio of two sums over the same images; draws whose lower sum is 0 are left out.
+
+    `None` if the lower sum is 0 over all images.
+    """
+    if not below_B.any():
+        return None
     draws = _draws(len(above_B))
     above, below = above_B.double()[draws].sum(1), below_B.double()[draws].sum(1)
     return _interval((above / below)[below > 0])
@@ -26,7 +31,5 @@ def interval_of_ratio(above_B: Tensor, below_B: Tensor) -> tuple[float, float]:
 
 def _interval(values: Tensor) -> tuple[float, float]:
     tail = (1 - _LEVEL) / 2
-    if not len(values):
-        return float("nan"), float("nan")
     low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
     return low, high

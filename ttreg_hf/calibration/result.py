@@ -38,7 +38,7 @@ class Provenance:
             the images ended early.
         images_with_outliers: how many of those had an outlier.
         bad_images: keys of the unreadable ones, in the order of the images.
-        image_size: height and width of `pixel_values`.
+        image_size: height and width of `pixel_values`; of the first image, where they differ in size.
         processes: how many shared the images.
         dtype: of the model.
         versions: of the packages that matter.

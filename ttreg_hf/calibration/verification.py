@@ -53,7 +53,7 @@ class Verification:
         in_sample: whether an earlier stage has seen these images.
         outlier_fraction_before: share of the base model's patches above the threshold, at the detection block.
         outlier_fraction_after: share of the patched model's.
-        outlier_ratio_interval: of after / before.
+        outlier_ratio_interval: of after / before; `None` where there were none before.
         max_norm_before: largest patch norm of each block's output, base model.
         max_norm_after: the same of the patched model.
         tail_before: for each block, the 99.9th percentile of the patch norms over their median, base model.
@@ -72,7 +72,7 @@ class Verification:
     in_sample: bool
     outlier_fraction_before: float
     outlier_fraction_after: float
-    outlier_ratio_interval: tuple[float, float]
+    outlier_ratio_interval: tuple[float, float] | None
     max_norm_before: tuple[float, ...]
     max_norm_after: tuple[float, ...]
     tail_before: tuple[float, ...]
@@ -167,7 +167,7 @@ def gate_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
         ),
         GateCheck(
             "outliers after / before, over the best of the random draws",
-            found.outlier_ratio / best_random if best_random > 0 else float("inf"),
+            found.outlier_ratio / best_random if best_random > 0 else 1.0,
             gate.max_ratio_of_random,
             "Random neurons take the outliers away too, so these are not special: check `--norm-threshold`.",
         ),

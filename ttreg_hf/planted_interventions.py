@@ -1,0 +1,67 @@
+"""What moving neurons does to a planted model, measured at every block: the truth that a calibration is held to.
+
+Letters: `L` blocks, `B` images, `T` tokens, `N` patches.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.calibration.recording import Recorder
+from ttreg_hf.families import inner_layout
+from ttreg_hf.planted_truth import KnownModel
+
+GONE = 0.1  # of the outliers may stay for them to count as gone; the verdict's gate says the same
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What moving some neurons does.
+
+    Args:
+        outliers_left: outliers after / before; a patch that is one at any block counts. 1 if there were none.
+        similarity: mean cosine between the pooled features before and after.
+    """
+
+    outliers_left: float
+    similarity: float
+
+
+def effect_of(known: KnownModel, pairs: Iterable[tuple[int, int]], images: Tensor | None = None) -> Effect:
+    """Move neurons `(layer, neuron)` and look at images, by default those that the model was tuned on."""
+    images = known.sample if images is None else images
+    before_BN, feature_before_BD = _look(known, known.model, images)
+    patched = add_test_time_registers(known.model, [list(pair) for pair in sorted(pairs)])
+    after_BN, feature_after_BD = _look(known, patched, images)
+    before = int(before_BN.sum())
+    return Effect(
+        outliers_left=int(after_BN.sum()) / before if before else 1.0,
+        similarity=float(torch.cosine_similarity(feature_before_BD, feature_after_BD).mean()),
+    )
+
+
+def needed_neurons(known: KnownModel) -> set[tuple[int, int]]:
+    """A smallest set of the planted neurons: none can be left out without outliers staying; the weakest go first."""
+    needed = known.planted_pairs
+    for neuron in reversed(known.register_neurons):
+        without = needed - {(neuron.layer, neuron.neuron)}
+        if without and effect_of(known, without).outliers_left < GONE:
+            needed = without
+    return needed
+
+
+def outliers_of(known: KnownModel, images: Tensor | None = None) -> Tensor:
+    """Which patches are an outlier at any block, bool `(B, N)`."""
+    return _look(known, known.model, known.sample if images is None else images)[0]
+
+
+def _look(known: KnownModel, model: PreTrainedModel, images: Tensor) -> tuple[Tensor, Tensor]:
+    with Recorder(model) as recorder:
+        recording = recorder(images)
+    norms_LBN = recording.norms_LBT[:, :, inner_layout(model).patches]
+    assert recording.feature_BD is not None  # all blocks ran
+    return (norms_LBN > known.norm_threshold).any(0), recording.feature_BD
