@@ -45,6 +45,7 @@ def add_test_time_registers(
     shift_scale: float | None = None,
     output_registers: bool = False,
     base_model_revision: str | None = None,
+    calibrated_image_size: tuple[int, int] | None = None,
 ) -> PreTrainedModel:
     """A patched model with the given model's weights, shared, not copied. The given model stays as it was.
 
@@ -58,6 +59,8 @@ def add_test_time_registers(
         shift_scale: factor on the moved value, 1 by default; 0 zeroes the neurons without moving them.
         output_registers: keep the registers in `hidden_states`, `attentions` and a bare model's `last_hidden_state`.
         base_model_revision: commit that the base model was loaded from, for the record.
+        calibrated_image_size: height and width, in pixels, that the neurons were found at; one much larger or smaller
+            is warned of.
 
     Returns:
         The patched twin of the model's class: same dtype, device, mode and attention implementation.
@@ -84,6 +87,7 @@ def add_test_time_registers(
     fields |= options
     fields["register_neurons"] = [_as_pair(neuron) for neuron in register_neurons]
     fields["output_registers"] = output_registers
+    fields["calibrated_image_size"] = calibrated_image_size
     if not isinstance(model, TTRegModelMixin):
         fields["base_model_name_or_path"] = model.name_or_path or None
         fields["base_model_revision"] = base_model_revision

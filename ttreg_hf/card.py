@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.hub_names import dataset_id
 from ttreg_hf.known_checkpoints import known_checkpoint
 
@@ -115,7 +116,29 @@ Verdict: **{{ verdict }}**, on {{ verification.num_images }} images ({{ images }
 | cosine of the pooled feature to the base model's, mean (smallest) | 1 \
 | {{ "%.4f" | format(verification.feature_similarity) }} \
 ({{ "%.4f" | format(verification.min_feature_similarity) }}) |
+{%- if verification.maps %}
+| largest attention on one patch, last block | {{ "%.2f %%" | format(100 * verification.maps.largest_before) }} \
+| {{ "%.2f %%" | format(100 * verification.maps.largest_after) }} |
+| attention on the test-time register, last block | | {{ "%.2f %%" | format(100 * verification.maps.on_register) }} |
+{%- endif %}
 
+{% if verification.checks %}
+| condition of `fixed`; the bounds are provisional | measured | 95 % interval, over images | at most |
+|---|---|---|---|
+{%- for check in verification.checks %}
+| {{ check.name }} | {{ "%.4f" | format(check.value) }} | {{ intervals[loop.index0] }} \
+| {{ "%.4f" | format(check.bound) }} |
+{%- endfor %}
+{% endif %}
+{% if verification.controls %}
+| as many neurons, used otherwise | outliers after / before | feature drift |
+|---|---|---|
+| zeroed, not moved | {{ "%.4f" | format(verification.controls.zeroed.outlier_ratio) }} \
+| {{ "%.4f" | format(1 - verification.controls.zeroed.feature_similarity) }} |
+| {{ verification.controls.random | length }} random draws, moved: the fewest outliers, the largest drift \
+| {{ "%.4f" | format(verification.controls.random | map(attribute="outlier_ratio") | min) }} \
+| {{ "%.4f" | format(1 - verification.controls.random | map(attribute="feature_similarity") | min) }} |
+{% endif %}
 `calibration.json` holds all settings and the ranking, `calibration.safetensors` the scores of all neurons.
 {%- else -%}
 Nothing by ttreg_hf: no calibration lies beside this checkpoint. {{ source }}
@@ -200,6 +223,7 @@ def model_card(
         source=_source_of_neurons(config),
         verdict=calibration.verdict if calibration else None,
         verification=calibration.verification if calibration else None,
+        intervals=_intervals(calibration.verification) if calibration and calibration.verification else (),
         norms=calibration.norms if calibration else None,
         images=calibration.provenance.images if calibration else None,
     )
@@ -279,6 +303,16 @@ def _source_of_neurons(config: Any) -> str:
         if config.register_neurons == published:
             return f"The neurons are {known.status}. Source: {known.source}."
     return "The neurons were given by whoever made it."
+
+
+def _intervals(verification: Verification) -> tuple[str, str, str]:
+    """Of each condition of the gate; the last one has none."""
+    ratio, similarity = verification.outlier_ratio_interval, verification.feature_similarity_interval
+    return _interval(*ratio), _interval(1 - similarity[1], 1 - similarity[0]), ""
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:.4f} to {high:.4f}"
 
 
 def _count(number: int, noun: str) -> str:

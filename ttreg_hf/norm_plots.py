@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ttreg_hf.figures import DPI, FAINT, INK, WIDTH_INCHES, short_number, small_print
+from ttreg_hf.figures import DPI, FAINT, INK, WIDTH_INCHES, short_number, small_print, style_axes
 
 _BEFORE_COLOUR, _AFTER_COLOUR = "#d55e00", "#0072b2"
 
@@ -20,7 +20,7 @@ def plot_norms_per_block(
     median_L: Sequence[float],
     max_L: Sequence[float],
     *,
-    after: tuple[Sequence[float], Sequence[float]] | None = None,
+    after: tuple[Sequence[float] | None, Sequence[float]] | None = None,
     norm_threshold: float | None = None,
     detection_layer: int | None = None,
     title: str,
@@ -31,7 +31,7 @@ def plot_norms_per_block(
     Args:
         median_L: median L2 norm of the patches in each block's raw output.
         max_L: the largest one.
-        after: the same two of the patched model.
+        after: the same two of the patched model; the medians may be `None`.
         norm_threshold: drawn as a line.
         detection_layer: the block that the threshold is meant for, marked; negative ones count from the end.
         title: first line.
@@ -40,15 +40,19 @@ def plot_norms_per_block(
     figure = Figure(figsize=(WIDTH_INCHES, 5.2), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0.075, 0.19, 0.78, 0.68))
     layers = np.arange(len(median_L))
-    variants = [("before", _BEFORE_COLOUR, (median_L, max_L))]
+    variants: list[tuple[str, str, Sequence[float] | None, Sequence[float]]] = [
+        ("before", _BEFORE_COLOUR, median_L, max_L)
+    ]
     if after is not None:
-        variants.append(("after", _AFTER_COLOUR, after))
+        variants.append(("after", _AFTER_COLOUR, *after))
     labels = []
-    for name, colour, (medians, maxima) in variants:
+    for name, colour, medians, maxima in variants:
         prefix = f"{name}, " if after is not None else ""
         axes.plot(layers, maxima, color=colour, linewidth=2.2, marker="o", markersize=5)
-        axes.plot(layers, medians, color=colour, linewidth=1.6, linestyle=(0, (4, 2)))
-        labels += [(float(maxima[-1]), f"{prefix}largest", colour), (float(medians[-1]), f"{prefix}median", colour)]
+        labels.append((float(maxima[-1]), f"{prefix}largest", colour))
+        if medians is not None:
+            axes.plot(layers, medians, color=colour, linewidth=1.6, linestyle=(0, (4, 2)))
+            labels.append((float(medians[-1]), f"{prefix}median", colour))
     axes.set_yscale("log")
     if norm_threshold is not None:
         axes.axhline(norm_threshold, color=FAINT, linewidth=1.2, linestyle=":")
@@ -75,10 +79,7 @@ def _style_block_axes(axes: Axes, num_blocks: int) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: short_number(value)))
-    axes.tick_params(labelsize=10, colors=FAINT)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes)
 
 
 def _label_line_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:

@@ -113,7 +113,7 @@ def reproduce(
         options: dict[str, Any] = known.options.settings()
         published = verify(add_test_time_registers(model, known.register_neurons, **options))
     if result.register_neurons:
-        patched = add_test_time_registers(model, result.register_neurons)
+        patched = add_test_time_registers(model, result.register_neurons, shift_value=result.shift_value)
         ours = verify(patched)
         norms_after = inspect_norms(patched, source, config=few, processor=processor)
     rows = [

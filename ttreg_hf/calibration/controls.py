@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from ttreg_hf.calibration.measuring import Measured
 from ttreg_hf.calibration.trial import Outcome, Trial
 from ttreg_hf.families import blocks_of
@@ -54,17 +56,17 @@ def run_controls(trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value
         zeroed=trial.outcome(neurons, shift_value=shift_value, shift_scale=0.0),
         random=tuple(
             trial.outcome(draw, shift_value=shift_value)
-            for draw in random_neurons(trial, neurons, draws=RANDOM_DRAWS, seed=seed)
+            for draw in random_neurons(trial.model, neurons, draws=RANDOM_DRAWS, seed=seed)
         ),
     )
 
 
 def random_neurons(
-    trial: Trial, neurons: Sequence[RegisterNeuron], *, draws: int, seed: int
+    model: PreTrainedModel, neurons: Sequence[RegisterNeuron], *, draws: int, seed: int
 ) -> list[tuple[RegisterNeuron, ...]]:
     """As many other neurons of the same layers, drawn without replacement."""
     generator = random.Random(seed)
-    blocks = blocks_of(trial.model)
+    blocks = blocks_of(model)
     counts = Counter(neuron.layer for neuron in neurons)
     taken = {(neuron.layer, neuron.neuron) for neuron in neurons}
     others = {

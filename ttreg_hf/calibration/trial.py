@@ -1,7 +1,8 @@
 """Tries neurons out: patches the model with them and measures it on the same images as the base model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -34,12 +35,19 @@ class Trial:
         batches: what to measure on; kept, and gone through once a trial.
         rule: which tokens are outliers.
         limit: how many images go through a model at once.
+        options: of `add_test_time_registers`, for all twins: those that a checkpoint was published with.
     """
 
     def __init__(
-        self, model: PreTrainedModel, batches: Iterable[Batch], rule: OutlierRule, limit: BatchLimit | None = None
+        self,
+        model: PreTrainedModel,
+        batches: Iterable[Batch],
+        rule: OutlierRule,
+        limit: BatchLimit | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.batches, self.rule, self.limit = model, list(batches), rule, limit
+        self.options = dict(options or {})
         self.before = measure(model, self.batches, rule, limit=limit)
         self.images_run = self.before.num_images
 
@@ -49,10 +57,13 @@ class Trial:
         return bool(self.before.outliers_B.sum() > 0)
 
     def patched(
-        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float = 1.0
+        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
     ) -> PreTrainedModel:
         """The twin; shares the base model's weights."""
-        return add_test_time_registers(self.model, neurons, shift_value=shift_value, shift_scale=shift_scale)
+        options = self.options | {"shift_value": shift_value}
+        if shift_scale is not None:
+            options["shift_scale"] = shift_scale
+        return add_test_time_registers(self.model, neurons, **options)
 
     def measure(self, model: PreTrainedModel) -> Measured:
         """A twin on these images."""
@@ -60,13 +71,13 @@ class Trial:
         return measure(model, self.batches, self.rule, limit=self.limit)
 
     def after(
-        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float = 1.0
+        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
     ) -> Measured:
         """The patched model on these images."""
         return self.measure(self.patched(neurons, shift_value=shift_value, shift_scale=shift_scale))
 
     def outcome(
-        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float = 1.0
+        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
     ) -> Outcome:
         """What patching does to these images."""
         return self.compared(self.after(neurons, shift_value=shift_value, shift_scale=shift_scale))

@@ -16,6 +16,11 @@ from ttreg_hf.calibration.trial import Trial
 from ttreg_hf.register_neuron import RegisterNeuron
 
 FIXED, CLEAN, UNRESOLVED = "fixed", "clean", "unresolved"
+MEANING = {
+    FIXED: "register neurons found, and moving them works",
+    CLEAN: "no outlier tokens were seen: nothing to do",
+    UNRESOLVED: "outliers stay, or the features drift too far: do not patch with these neurons",
+}
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from ttreg_hf.cli.inspecting import inspect
 from ttreg_hf.cli.listing import list_checkpoints
 from ttreg_hf.cli.push import push
 from ttreg_hf.cli.quickstart import quickstart
+from ttreg_hf.cli.reporting import report
 from ttreg_hf.cli.sync_code import sync_code
 from ttreg_hf.cli.verbs import as_verb
+from ttreg_hf.cli.verifying import verify
 from ttreg_hf.cli.visualizing import visualize
 
 app = typer.Typer(
@@ -29,7 +31,9 @@ _VERBS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "visualize": visualize,
     "calibrate": calibrate,
+    "report": report,
     "apply": apply,
+    "verify": verify,
     "push": push,
     "sync-code": sync_code,
     "list": list_checkpoints,

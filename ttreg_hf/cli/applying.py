@@ -58,9 +58,14 @@ def apply(
     loaded, processor = open_model(
         model, revision=revision, trust_remote_code=trust_remote_code, token=token, device=device, dtype=dtype
     )
-    neurons = None if result is None else result.register_neurons
     commit = commit_of(model, revision=revision, token=token) or revision
-    patched = add_test_time_registers(loaded, neurons, base_model_revision=commit)
+    patched = add_test_time_registers(
+        loaded,
+        None if result is None else result.register_neurons,
+        shift_value=None if result is None else result.shift_value,
+        base_model_revision=commit,
+        calibrated_image_size=None if result is None else result.provenance.image_size,
+    )
     if not is_first_rank():
         return
     with TemporaryDirectory() as scratch:

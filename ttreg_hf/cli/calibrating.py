@@ -6,19 +6,14 @@ from rich.table import Table
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.opening import open_images, open_model, open_processes, settings_of
-from ttreg_hf.cli.printing import Printer, is_first_rank, new_table, percent, progress_bars
+from ttreg_hf.cli.printing import Printer, is_first_rank, new_table, progress_bars
+from ttreg_hf.cli.verdict_tables import gate_table, verification_table
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.result import CalibrationResult
-    from ttreg_hf.calibration.verification import Verification
 
 _STRONGEST = 6  # neurons of a layer that are printed
 _NAMED = 5  # unreadable images that are named
-_MEANING = {
-    "fixed": "register neurons found, and moving them works",
-    "clean": "no outlier tokens were seen: nothing to do",
-    "unresolved": "outliers stay, or the features drift too far: do not patch with these neurons",
-}
 
 
 def calibrate(
@@ -97,7 +92,13 @@ def calibrate(
     images.tell(printer, config.num_images, where=f"{processes} process{'es' * (processes > 1)}, {loaded.device}, ")
 
     from ttreg_hf.calibration import driver
+    from ttreg_hf.calibration.batches import ImageBatches
     from ttreg_hf.calibration.config import RunConfig
+    from ttreg_hf.calibration.images import open_images as open_sources
+    from ttreg_hf.calibration.verification import MEANING
+    from ttreg_hf.report.folder import write_report
+    from ttreg_hf.report.switch import record_switch
+    from ttreg_hf.report.switch_file import save_switch
 
     run = RunConfig(
         workers=workers,
@@ -125,11 +126,22 @@ def calibrate(
         accelerator.end_training()
     if not is_first_rank():
         return
+    shown = ImageBatches(
+        open_sources(images.images, image_column=images.image_column),
+        processor,
+        num_images=config.num_images,
+        batch_size=1,
+        device=loaded.device,
+        max_bad_share=max_bad_images,
+    )
+    switch = record_switch(loaded, shown, result)
     with whole_directory(output, overwrite=overwrite) as folder:
         result.save(folder)
-    files = [str(output / file.name) for file in sorted(output.iterdir())]
+        save_switch(switch, folder)
+        write_report(folder, result)
+    files = [str(file) for file in sorted(output.rglob("*")) if file.is_file()]
 
-    printer.say(f"verdict: {result.verdict} ({_MEANING[result.verdict]})")
+    printer.say(f"verdict: {result.verdict} ({MEANING[result.verdict]})")
     bad = result.provenance.bad_images
     if bad:
         images_are = "image" if len(bad) == 1 else "images"
@@ -146,8 +158,14 @@ def calibrate(
     if result.register_neurons:
         printer.show(_neuron_table(result))
     if result.verification is not None:
-        printer.show(_verification_table(result))
-        printer.show(_gate_table(result.verification))
+        printer.show(
+            verification_table(
+                result.verification,
+                detection_layer=result.norms.detection_layer,
+                norm_threshold=result.norms.norm_threshold,
+            )
+        )
+        printer.show(gate_table(result.verification))
         if result.verification.in_sample:
             printer.say("in-sample: measured on images that were also used to find the neurons")
     for file in files:
@@ -164,45 +182,6 @@ def _neuron_table(result: "CalibrationResult") -> Table:
         shown = ", ".join(f"{neuron.neuron}: {neuron.score:.3g}" for neuron in found[:_STRONGEST])
         more = f", and {len(found) - _STRONGEST} more" if len(found) > _STRONGEST else ""
         table.add_row(str(layer), str(len(found)), shown + more)
-    return table
-
-
-def _verification_table(result: "CalibrationResult") -> Table:
-    checked = result.verification
-    if checked is None:
-        raise ValueError("A clean model has nothing to verify.")
-    block = result.norms.detection_layer
-    table = new_table(f"{checked.num_images} images", "before", "after", left=(f"{checked.num_images} images",))
-    table.add_row(
-        f"outlier patches (block {block}, norm above {result.norms.norm_threshold:.1f})",
-        percent(checked.outlier_fraction_before),
-        percent(checked.outlier_fraction_after),
-    )
-    table.add_row(
-        "largest patch norm there", f"{checked.max_norm_before[block]:.1f}", f"{checked.max_norm_after[block]:.1f}"
-    )
-    table.add_row("feature similarity (mean cosine to the base)", "1", f"{checked.feature_similarity:.4f}")
-    table.add_row("feature similarity, the lowest", "1", f"{checked.min_feature_similarity:.4f}")
-    if checked.maps is not None:
-        maps = checked.maps
-        table.add_row("largest attention on a patch", f"{maps.largest_before:.4f}", f"{maps.largest_after:.4f}")
-        table.add_row("attention on the register", "", percent(maps.on_register))
-    return table
-
-
-def _gate_table(verification: "Verification") -> Table:
-    """What the verdict rests on, with the controls beside it."""
-    table = new_table(
-        "gate (bounds are provisional)", "measured", "at most", "", left=("gate (bounds are provisional)",)
-    )
-    for check in verification.checks:
-        table.add_row(check.name, f"{check.value:.4f}", f"{check.bound:.4f}", "ok" if check.passed else "NO")
-    if verification.controls is not None:
-        zeroed, draws = verification.controls.zeroed, verification.controls.random
-        ratios = [draw.outlier_ratio for draw in draws]
-        table.add_row("control, zeroed without moving: drift", f"{1 - zeroed.feature_similarity:.4f}", "", "")
-        label = f"control, {len(draws)} random draws: outliers after / before, least and mean"
-        table.add_row(label, f"{min(ratios):.2f}, {sum(ratios) / len(ratios):.2f}", "", "")
     return table
 
 

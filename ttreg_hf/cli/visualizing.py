@@ -53,7 +53,8 @@ def visualize(
     )
     patched: Any = loaded
     if calibration is not None or not isinstance(loaded, TTRegModelMixin):
-        patched = add_test_time_registers(loaded, None if result is None else result.register_neurons)
+        neurons, shift_value = (None, None) if result is None else (result.register_neurons, result.shift_value)
+        patched = add_test_time_registers(loaded, neurons, shift_value=shift_value)
     detection_layer, norm_threshold = _seen_from(model, result)
     block = checked_layers(CalibrationConfig(detection_layer=detection_layer), loaded).detection_layer
     if not is_first_rank():

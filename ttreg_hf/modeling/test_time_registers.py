@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
+_logger = logging.get_logger(__name__)
 _HIDDEN = -1e4  # an additive attention mask hides a token with this or less
 
 
@@ -50,6 +52,22 @@ class TokenLayout:
         empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
         after_prefix = slice(self.num_prefix_tokens, None)
         return torch.cat([tokens_BTD[:, self.prefix], empty, tokens_BTD[:, after_prefix]], dim=1)
+
+    def warn_if_far(self, num_tokens: int, height: int, width: int) -> None:
+        """Say once that an image has more than twice, or less than half, the patches that neurons were found at.
+
+        Args:
+            num_tokens: of an image, without test-time registers.
+            height: of the images that they were found on, in pixels.
+            width: likewise.
+        """
+        found_at = (height // self.patch_size[0]) * (width // self.patch_size[1])
+        if not found_at <= 2 * (num_tokens - self.num_prefix_tokens) <= 4 * found_at:
+            _logger.warning_once(
+                f"The register neurons of this model were found at {height} x {width} pixels, {found_at} patches, and "
+                "images with more than twice as many, or less than half, have not been measured. Check the model at "
+                "this size with `ttreg verify`."
+            )
 
     def insert_into_mask(self, mask: Tensor) -> Tensor:
         """An attention mask in which all see the registers, and these see what anyone sees.
@@ -260,7 +278,11 @@ class Registers:
 
     def on_embeddings(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Insert the registers."""
-        return self.layout.insert(output) if self.active else None
+        if not self.active:
+            return None
+        if self.config.calibrated_image_size and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            self.layout.warn_if_far(output.shape[1], *self.config.calibrated_image_size)
+        return self.layout.insert(output)
 
     def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Remove the registers, before any norm, pooling or projector sees them."""
