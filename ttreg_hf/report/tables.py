@@ -223,5 +223,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _interval(bounds: tuple[float, float]) -> str:
+def _interval(bounds: tuple[float, float] | None) -> str:
+    if bounds is None:
+        return ""
     return f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
