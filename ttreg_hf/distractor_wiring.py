@@ -95,6 +95,12 @@ def read_brightness(model: Any, channel: int, gain: float, *, offset: float = 0.
         _patch_projection(model).bias[channel] = offset
 
 
+def balance_filters(model: Any, channels: slice) -> None:
+    """These channels of the patch embedding see texture alone, so that bright patches have no larger norms."""
+    filters = filters_of(model)
+    filters[channels] -= filters[channels].mean((1, 2, 3), keepdim=True)
+
+
 def position_table(model: Any) -> Tensor | None:
     """Learned position embeddings of the patches, `(N, D)`; `None` where positions are rotary."""
     for name, parameter in _embeddings(model).named_parameters():
