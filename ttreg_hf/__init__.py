@@ -10,6 +10,8 @@ from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
 from ttreg_hf.calibration.driver import calibrate, inspect_norms
 from ttreg_hf.calibration.norms import NormReport
 from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.evaluation.driver import EvaluationConfig, evaluate
+from ttreg_hf.evaluation.result import Evaluation
 from ttreg_hf.from_hub import from_pretrained
 from ttreg_hf.hub import register_push_to_hub
 from ttreg_hf.modeling import (
@@ -76,6 +78,8 @@ __all__ = [
     "Dinov2WithRegistersTTRegConfig",
     "Dinov2WithRegistersTTRegForImageClassification",
     "Dinov2WithRegistersTTRegModel",
+    "Evaluation",
+    "EvaluationConfig",
     "GateConfig",
     "NormReport",
     "RegisterNeuron",
@@ -94,6 +98,7 @@ __all__ = [
     "ViTTTRegModel",
     "add_test_time_registers",
     "calibrate",
+    "evaluate",
     "from_pretrained",
     "inspect_norms",
     "published_register_neurons",
