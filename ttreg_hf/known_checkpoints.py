@@ -100,6 +100,29 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class ReportedFigure:
+    """What somebody reports for this checkpoint on a task, in percent: quoted, not measured by this project.
+
+    Args:
+        task: as `ttreg evaluate` calls it.
+        metric: what is counted.
+        dataset: on which data set.
+        base: of the base model.
+        patched: with a test-time register.
+        source: who reports it.
+        trained_registers: of the model that was trained with registers, if there is one.
+    """
+
+    task: str
+    metric: str
+    dataset: str
+    base: float
+    patched: float
+    source: str
+    trained_registers: float | None = None
+
+
+@dataclass(frozen=True)
 class KnownCheckpoint:
     """One file of `hub_configs/`.
 
@@ -119,6 +142,7 @@ class KnownCheckpoint:
     status: str
     note: str = ""
     expectations: tuple[Expectation, ...] = ()
+    reported: tuple[ReportedFigure, ...] = ()
 
 
 def known_checkpoints() -> dict[str, KnownCheckpoint]:
@@ -186,6 +210,7 @@ def _to_checkpoint(raw: object) -> KnownCheckpoint:
         values[name] = part(**_checked_object(values[name], part, where=f"`{name}`"))
     values["register_neurons"] = _to_pairs(values["register_neurons"])
     values["expectations"] = _to_expectations(values.get("expectations", []))
+    values["reported"] = _to_reported(values.get("reported", []))
     return KnownCheckpoint(**values)
 
 
@@ -200,6 +225,19 @@ def _to_expectations(raw: object) -> tuple[Expectation, ...]:
             raise ValueError(f"`neuron` must be [layer, neuron] or null, got {pair!r:.80}. Correct the pair.")
         expectations.append(Expectation(**values | {"neuron": tuple(pair) if pair else None}))
     return tuple(expectations)
+
+
+def _to_reported(raw: object) -> tuple[ReportedFigure, ...]:
+    if not isinstance(raw, list):
+        raise ValueError(f"`reported` must be a list of JSON objects, got {raw!r:.80}. Correct the list.")
+    figures = [
+        ReportedFigure(**_checked_object(item, ReportedFigure, where=f"`reported` {place}"))
+        for place, item in enumerate(raw)
+    ]
+    for figure in figures:
+        if not figure.source:
+            raise ValueError(f"A reported figure must say who reports it, got no `source` for {figure.task}. Add it.")
+    return tuple(figures)
 
 
 def _checked_object(raw: object, cls: type, *, where: str) -> dict[str, typing.Any]:

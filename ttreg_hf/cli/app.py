@@ -9,6 +9,7 @@ import ttreg_hf
 from ttreg_hf.cli.applying import apply
 from ttreg_hf.cli.calibrating import calibrate
 from ttreg_hf.cli.environment import env
+from ttreg_hf.cli.evaluating import evaluate
 from ttreg_hf.cli.inspecting import inspect
 from ttreg_hf.cli.listing import list_checkpoints
 from ttreg_hf.cli.push import push
@@ -30,6 +31,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "visualize": visualize,
     "calibrate": calibrate,
     "apply": apply,
+    "evaluate": evaluate,
     "push": push,
     "sync-code": sync_code,
     "list": list_checkpoints,

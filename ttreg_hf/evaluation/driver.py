@@ -26,7 +26,7 @@ from ttreg_hf.evaluation.rows import BASE, model_rows
 from ttreg_hf.evaluation.scores import Bootstrap, Scores
 from ttreg_hf.evaluation.tasks import Task, task_called
 from ttreg_hf.evaluation.whole_image import ORIGINAL, whole_image
-from ttreg_hf.hub_names import is_hub_id
+from ttreg_hf.hub_names import dataset_id, is_hub_id
 from ttreg_hf.loading import load_model, load_processor
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 
@@ -92,13 +92,14 @@ def evaluate(
     model with trained registers, if one is given. All see the same images.
 
     Args:
-        model_or_id: patched model; or a stock one, which is patched with `register_neurons`; or Hub id or path.
+        model_or_id: patched model; or a stock one, which is patched with `register_neurons`; or Hub id or path. Put
+            into eval mode.
         data: a `datasets` dataset, map-style or streaming, or a sequence of dicts.
         task: a task's name, or a task with settings, such as `ObjectDiscovery(features=("key",))`.
         train: likewise, to learn from, where the task does.
         columns: where images, masks, boxes and labels are; found by the usual names.
         config: how much is measured.
-        register_neurons: for a stock model; `None`: the published ones.
+        register_neurons: `None`: a patched model's own, or the published ones for a stock one.
         trained_registers: model, Hub id or path, such as `"facebook/dinov2-with-registers-large"`.
         processor: image processor; found by the id or path if not given.
         accelerator: an `accelerate.Accelerator`, if several processes share the images.
@@ -121,17 +122,14 @@ def evaluate(
     train_images = LabelledImages(train, columns, task.truths) if task.learns else None
     device = accelerator.device if accelerator is not None else None
     model, processor = _open(model_or_id, processor, device)
-    if not isinstance(model, TTRegModelMixin):
+    if register_neurons is not None or not isinstance(model, TTRegModelMixin):
         model = add_test_time_registers(model, register_neurons)
-    trained, trained_processor = (
-        (None, None) if trained_registers is None else _open(trained_registers, processor, device)
-    )
+    trained = None if trained_registers is None else _open(trained_registers, processor, device)[0]
 
     run = _Run(task, config, Processes.of(accelerator), progress)
     found: dict[str, list[Scores]] = {}
     for row, rows_model in model_rows(model, seed=config.seed, trained_registers=trained).items():
-        own = trained_processor if rows_model is trained else processor
-        found[row] = run.measure(row, rows_model.eval(), own, test_images, train_images)
+        found[row] = run.measure(row, rows_model, processor, test_images, train_images)
     if not found[BASE] or any(math.isnan(scores.value()) for scores in found[BASE]):
         raise ValueError(
             f"The task {task.name} found nothing to measure in the data set. Check its columns and masks."
@@ -141,7 +139,9 @@ def evaluate(
     return Evaluation(
         task=task.name,
         settings=_settings(task),
-        dataset=dataset_name or str(getattr(getattr(data, "info", None), "dataset_name", None) or "data"),
+        dataset=_public_dataset(
+            dataset_name or str(getattr(getattr(data, "info", None), "dataset_name", None) or "data")
+        ),
         model=_public_name(model.name_or_path) or type(model).__name__,
         base_model=_public_name(model.config.base_model_name_or_path, hub_only=True),
         trained_registers=None if trained is None else _public_name(trained.name_or_path) or type(trained).__name__,
@@ -227,9 +227,9 @@ def _figures(found: dict[str, list[Scores]], config: EvaluationConfig) -> list[F
 
 
 def _open(model_or_id: Any, processor: Any, device: Any) -> tuple[PreTrainedModel, Any]:
-    """A model, and its own image processor where it is named; else the one given."""
+    """A model in eval mode, and the image processor: the one given, else, if the model is named, its own."""
     if not isinstance(model_or_id, (str, Path)):
-        return model_or_id, processor
+        return model_or_id.eval(), processor
     name = str(model_or_id)
     return load_model(name, device=device), processor or load_processor(name)
 
@@ -239,6 +239,12 @@ def _public_name(name: str | None, *, hub_only: bool = False) -> str | None:
     if not name or is_hub_id(name):
         return name or None
     return None if hub_only else Path(name).name
+
+
+def _public_dataset(name: str) -> str:
+    """Likewise of a data set, which may be followed by its split."""
+    hub_id = dataset_id(name)
+    return name if hub_id is not None and not Path(hub_id).exists() else Path(name).name
 
 
 def _settings(task: Any) -> dict[str, Any]:
