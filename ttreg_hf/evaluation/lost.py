@@ -44,9 +44,10 @@ def discover_object(
     degrees_N = (similarities_NN >= 0).sum(1)
     of_low_degree = degrees_N.argsort(stable=True)[:most_seeds]
     seed = int(of_low_degree[0])
+    similarities_NN[seed, seed].clamp_(min=0)  # with a negative bias it may not even be similar to itself
     seeds = of_low_degree[similarities_NN[seed, of_low_degree] >= 0]
     of_object_N = similarities_NN[:, seeds].sum(1) >= 0
-    of_object_N[seed] = True  # a negative bias can leave even the seed out
+    of_object_N[seed] = True
     components, _ = ndimage.label(of_object_N.reshape(height, width).cpu().numpy())
     rows, columns = np.nonzero(components == components[divmod(seed, width)])
     return (

@@ -124,8 +124,9 @@ class SegmentationProbe:
         norm, layer = nn.BatchNorm2d(len(mean_D)), nn.Conv2d(len(mean_D), num_classes, 1)
         norm.running_mean, norm.running_var = mean_D, variance_D  # of all images, not of a batch
         probe = nn.Sequential(norm, layer).to(device).eval()
-        nn.init.zeros_(layer.weight)
         parameters = list(layer.parameters())  # the norm's own scale and shift would do nothing that these do not
+        for parameter in parameters:
+            nn.init.zeros_(parameter)  # convex: nothing has to be drawn, so that every process starts alike
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate)
         steps = list(self._steps(sorted(processes.collect([lesson.place for lesson in lessons]))))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / len(steps))

@@ -78,10 +78,9 @@ def read_boxes(boxes: Any, size: tuple[int, int], box_format: str) -> Any:
     Raises:
         ValueError: not four numbers each, or a box that is empty.
     """
-    array = np.asarray(boxes, dtype=np.float64).reshape(len(boxes), -1)
-    if len(array) and array.shape[1] != 4:
-        raise ValueError(f"A box is four numbers, got {array.shape[1]}. Name the column that holds such boxes.")
-    array = array.reshape(-1, 4)
+    if any(len(box) != 4 for box in boxes):
+        raise ValueError(f"A box is four numbers, got {boxes}. Name the column that holds such boxes.")
+    array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     if box_format == "xywh":
         array = np.concatenate([array[:, :2], array[:, :2] + array[:, 2:]], axis=1)
     elif box_format == "voc":
