@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import ttreg_hf.evaluation.packages as packages
-from ttreg_hf import EvaluationConfig, add_test_time_registers, evaluate
+from ttreg_hf import EvaluationConfig, add_test_time_registers, evaluate, hub
 from ttreg_hf.checkpoint import add_evaluation, checkpoint_files, save_checkpoint
 from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
 from ttreg_hf.evaluation.presenting import table_lines
@@ -90,7 +91,7 @@ def test_the_file_keeps_one_entry_a_task_and_data_set(found, tmp_path):
         read_evaluations(tmp_path)
 
 
-def test_a_checkpoint_shows_it_on_its_card(found, patched, tmp_path):
+def test_a_checkpoint_shows_it_on_its_card_and_when_it_is_pushed(found, patched, tmp_path, monkeypatch):
     folder = save_checkpoint(patched, tmp_path / "checkpoint")
     card = folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + "\nWritten by its owner.\n", encoding="utf-8")
@@ -100,8 +101,6 @@ def test_a_checkpoint_shows_it_on_its_card(found, patched, tmp_path):
     assert "**object-discovery** on org/scenes (test): 7 images" in text
     assert "Written by its owner." in text
     assert text.count("## Evaluated") == 1
-    from huggingface_hub import ModelCard
-
     results = ModelCard.load(card).data.eval_results
     patched_figures = [figure for figure in found.figures if figure.row == "patched"]
     assert [(each.dataset_type, each.metric_type, each.metric_value) for each in results] == [
@@ -110,6 +109,11 @@ def test_a_checkpoint_shows_it_on_its_card(found, patched, tmp_path):
         for figure in patched_figures
     ]
     assert "evaluation.json" in checkpoint_files(folder)
+
+    monkeypatch.setattr(hub, "verify_checkpoint", lambda directory: None)  # takes a fresh interpreter
+    prepared = hub._prepare(folder, config_only=False, force=False)
+    assert "evaluation.json" in prepared.contents
+    assert len(hub._card(prepared, "me/mine", None, (), {}).data.eval_results) == len(results)
 
 
 def test_local_paths_are_not_recorded(patched, examples, tmp_path):
