@@ -1,13 +1,20 @@
 """`ttreg evaluate`."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image, ImageDraw
 
+from ttreg_hf.cli.app import app
+from ttreg_hf.cli.evaluating import _FIELDS, BoxFormat, TaskName
 from ttreg_hf.evaluation.composites import build_composites
+from ttreg_hf.evaluation.tasks import TASKS
+from ttreg_hf.evaluation.truth import BOX_FORMATS
 
 from .conftest import run, succeed
 
@@ -34,6 +41,24 @@ def data(tmp_path_factory):
 def own(checkpoint, tmp_path_factory):
     """The checkpoint, to be written to."""
     return shutil.copytree(checkpoint, tmp_path_factory.mktemp("own") / "checkpoint")
+
+
+def test_the_command_line_knows_the_tasks_and_their_settings():
+    """Its lists are its own, so that `--help` need not load the tasks."""
+    assert {task.value for task in TaskName} == set(TASKS)
+    assert {each.value for each in BoxFormat} == set(BOX_FORMATS)
+    fields = {field for task in TASKS.values() for field in task.__dataclass_fields__}
+    assert {field for names in _FIELDS.values() for field in names} <= fields
+
+
+def test_the_commands_in_the_readme_are_valid():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    lines = [shlex.split(line) for line in text.splitlines() if "evaluate" in line and "--task" in line]
+    commands = [words[words.index("evaluate") + 1 :] for words in lines if words[0] in ("ttreg", "accelerate")]
+    assert len(commands) == 6
+    verb = typer.main.get_command(app).commands["evaluate"]
+    for arguments in commands:
+        assert verb.make_context("evaluate", arguments).params["dataset"]
 
 
 def test_evaluate_prints_rows_and_writes_them_into_the_checkpoint(own, data):
