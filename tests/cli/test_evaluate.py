@@ -96,7 +96,7 @@ def test_evaluate_prints_rows_and_writes_them_into_the_checkpoint(own, data):
     assert len(json.loads((own / "evaluation.json").read_text())["evaluations"]) == 2
 
 
-@pytest.mark.parametrize("task", ["segmentation-probe", "knn", "linear", "token-probe"])
+@pytest.mark.parametrize("task", ["segmentation-probe", "knn"])
 def test_tasks_that_learn_take_two_splits(base, calibration, data, task, tmp_path):
     """A stock model with `--calibration`; the results go to `--output`."""
     splits = ("--dataset", data, "--train-split", "train", "--split", "test")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import BitImageProcessorPil
 
 import ttreg_hf.evaluation.packages as packages
 from ttreg_hf import EvaluationConfig, add_test_time_registers, evaluate, hub
@@ -117,8 +118,14 @@ def test_a_checkpoint_shows_it_on_its_card_and_when_it_is_pushed(found, patched,
 
 
 def test_local_paths_are_not_recorded(patched, examples, tmp_path):
-    found = evaluate(patched, examples[:2], task=QUICK, config=CONFIG, dataset_name=f"{tmp_path}/mine (test)")
-    assert found.dataset == "mine (test)"
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    data = [*examples[:2], {"image": {"bytes": None, "path": str(broken)}, "label": 0}]
+    config, name = EvaluationConfig(resamples=5, max_bad_share=0.5), f"{tmp_path}/mine (test)"
+    found = evaluate(
+        patched, data, task="knn", train=examples, config=config, processor=BitImageProcessorPil(), dataset_name=name
+    )
+    assert (found.dataset, found.num_images, found.bad_images) == ("mine (test)", 2, ("broken.jpg",))
     assert str(tmp_path) not in json.dumps(found.to_dict())
 
 

@@ -65,6 +65,17 @@ def test_states_are_those_of_the_modules(planted, patched):
     assert torch.allclose(tokens.global_BD, outputs.pooler_output)
 
 
+@pytest.mark.parametrize("family", ["vit", "clip_vision_model", "siglip_vision_model"])
+def test_the_global_feature_is_cls_or_what_the_model_pools(family):
+    """ViT's pooler is a layer that most checkpoints lack, so CLS counts; SigLIP has no CLS but a pooling head."""
+    model = planted_model(family).model
+    images = torch.randn(2, 3, 112, 112)
+    with torch.no_grad():
+        outputs = model(images)
+    expected = outputs.last_hidden_state[:, 0] if family == "vit" else outputs.pooler_output
+    assert torch.allclose(read_tokens(model, images).global_BD, expected)
+
+
 @pytest.mark.parametrize(("feature", "layer"), [("keys", 0), ("key", 6), ("out", -7)])
 def test_unknown_features_and_layers_are_refused(planted, feature, layer):
     with pytest.raises(ValueError, match=r"`feature` is one of|`layer` names layer"):

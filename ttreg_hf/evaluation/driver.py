@@ -147,7 +147,7 @@ def evaluate(
         trained_registers=None if trained is None else _public_name(trained.name_or_path) or type(trained).__name__,
         num_images=max(len(scores.places) for scores in found[BASE]),
         num_training_images=run.num_training_images,
-        bad_images=tuple(run.bad_images),
+        bad_images=tuple(Path(key).name for key in run.bad_images),
         image_size=config.image_size,
         confidence=config.confidence,
         seed=config.seed,

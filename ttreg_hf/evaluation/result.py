@@ -54,7 +54,7 @@ class Evaluation:
         trained_registers: the same of the model with trained registers, if there was one.
         num_images: images measured.
         num_training_images: images learned from at most; 0 if the task does not learn.
-        bad_images: images that could not be read.
+        bad_images: names of files that could not be read.
         image_size: as asked for; `None`: the model's own.
         confidence: of the intervals.
         seed: of random neurons and of the images drawn for the intervals.
