@@ -56,7 +56,7 @@ def go_through(data, *, rank=0, world=1, workers=0, batch_size=2):
     images = LabelledImages(data, Columns(), ("mask", "boxes", "label"))
     processor = BitImageProcessorPil(size={"height": 8, "width": 8}, do_center_crop=False, do_normalize=False)
     batches = ImageBatches(
-        images.source(),
+        images.source(Processes(rank, world)),
         processor,
         num_images=5,
         batch_size=batch_size,
@@ -84,6 +84,15 @@ def test_every_image_comes_with_its_own_truth(streaming, rank, world, workers):
             np.array([[1 / width, 2 / height, 11 / width, (12 + truth.place) / height]])
         )
         assert truth.label == truth.place % 2
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_truths_of_other_processes_are_not_kept_and_own_ones_come_in_any_order(streaming):
+    images = LabelledImages(table().to_iterable_dataset() if streaming else table(), Columns(), ("label",))
+    assert len(list(images.source(Processes(1, 2)))) == 5
+    assert sorted(images._examples) == [1, 3]
+    assert [images.truth(place).label for place in (3, 1)] == [1, 1]
+    assert not images._examples
 
 
 def test_class_names_are_the_data_sets():

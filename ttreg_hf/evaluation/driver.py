@@ -188,7 +188,7 @@ class _Run:
     ) -> LabelledBatches:
         config, world = self._config, self._processes.world
         batches = ImageBatches(
-            images.source(),
+            images.source(self._processes),
             processor,
             num_images=num_images if images.size is None else min(num_images, images.size),
             batch_size=1 if config.image_size == ORIGINAL else config.batch_size,

@@ -63,14 +63,17 @@ class LabelledImages:
         self._box_format = columns.box_format
         self._dataset = _undecoded(dataset, self.columns) if hasattr(dataset, "features") else dataset
         self._examples: dict[int, Any] = {}
+        self._processes = Processes()
 
     @property
     def size(self) -> int | None:
         """Number of images, if it is known."""
         return len(self._dataset) if hasattr(self._dataset, "__len__") else None
 
-    def source(self) -> Any:
-        """What `ImageBatches` takes."""
+    def source(self, processes: Processes | None = None) -> Any:
+        """What `ImageBatches` of these processes takes; truths of an earlier pass are forgotten."""
+        self._processes = processes or Processes()
+        self._examples.clear()
         return _Stream(self) if self.size is None else _Table(self)
 
     def class_names(self) -> tuple[str, ...] | None:
@@ -80,14 +83,14 @@ class LabelledImages:
         return tuple(names) if names else None
 
     def raw(self, place: int, example: Mapping[str, Any]) -> Any:
-        """The image of an example, whose truth is put aside."""
-        self._examples[place] = example
+        """The image of an example; if it is this process's, its truth is put aside."""
+        if place % self._processes.world == self._processes.rank:  # a stream is read past the others' images
+            self._examples[place] = example
         return _at(example, self.columns["image"])
 
     def truth(self, place: int) -> Truth:
-        """What is known about an image that was read; it and all before it are forgotten."""
-        example = self._examples[place]
-        self._examples = {later: kept for later, kept in self._examples.items() if later > place}
+        """What is known about an image that was read; it is forgotten then. Images may be asked for in any order."""
+        example = self._examples.pop(place)
         known = {kind: _at(example, column) for kind, column in self.columns.items()}
         try:
             return Truth(
