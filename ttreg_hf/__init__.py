@@ -54,13 +54,18 @@ if TYPE_CHECKING:
     from ttreg_hf.calibration.driver import calibrate, inspect_norms
     from ttreg_hf.calibration.norms import NormReport
     from ttreg_hf.calibration.result import CalibrationResult
+    from ttreg_hf.evaluation.driver import EvaluationConfig, evaluate
+    from ttreg_hf.evaluation.result import Evaluation
     from ttreg_hf.from_hub import from_pretrained
 
 # imported when first asked for, so that who loads a patched model does not wait for what makes and publishes one
 _LATER = {
     "CalibrationResult": "ttreg_hf.calibration.result",
+    "Evaluation": "ttreg_hf.evaluation.result",
+    "EvaluationConfig": "ttreg_hf.evaluation.driver",
     "NormReport": "ttreg_hf.calibration.norms",
     "calibrate": "ttreg_hf.calibration.driver",
+    "evaluate": "ttreg_hf.evaluation.driver",
     "from_pretrained": "ttreg_hf.from_hub",
     "inspect_norms": "ttreg_hf.calibration.driver",
 }
@@ -90,6 +95,8 @@ __all__ = [
     "Dinov2WithRegistersTTRegConfig",
     "Dinov2WithRegistersTTRegForImageClassification",
     "Dinov2WithRegistersTTRegModel",
+    "Evaluation",
+    "EvaluationConfig",
     "GateConfig",
     "NormReport",
     "RegisterNeuron",
@@ -108,6 +115,7 @@ __all__ = [
     "ViTTTRegModel",
     "add_test_time_registers",
     "calibrate",
+    "evaluate",
     "from_pretrained",
     "inspect_norms",
     "published_register_neurons",

@@ -27,6 +27,7 @@ from ttreg_hf.checkpoint import (
     save_checkpoint,
 )
 from ttreg_hf.committing import commit_files, look_at, told
+from ttreg_hf.evaluation.result import Evaluation, read_evaluations
 from ttreg_hf.from_hub import saved_class
 from ttreg_hf.hub_names import calibration_without_local_paths, config_without_local_paths, is_hub_id
 from ttreg_hf.loading import load_whole_processor
@@ -67,6 +68,7 @@ class _Prepared:
     directory: Path
     config: Any
     calibration: CalibrationResult | None
+    evaluations: tuple[Evaluation, ...]
     contents: Mapping[str, bytes | Path]
     config_only: bool
     notes: tuple[str, ...] = field(default=())
@@ -227,7 +229,7 @@ def _prepare(directory: Path, *, config_only: bool, force: bool) -> _Prepared:
         model = saved_class(config).from_pretrained(directory, dtype="auto", use_safetensors=True)
         contents = {name: content for name, content in contents.items() if not is_weight_file(name)}
         contents[BASE_WEIGHTS] = _json(checksum_fields(model))
-    return _Prepared(directory, config, calibration, contents, config_only, notes)
+    return _Prepared(directory, config, calibration, read_evaluations(directory), contents, config_only, notes)
 
 
 def _check_base(config: Any) -> None:
@@ -249,6 +251,7 @@ def _card(
     return model_card(
         prepared.config,
         prepared.calibration,
+        evaluations=prepared.evaluations,
         repo_id=repo_id,
         revision=tag,
         pictures=pictures_of(prepared.contents),

@@ -15,6 +15,7 @@ from ttreg_hf.publications import (
     KnownCheckpoint,
     PublishedOptions,
     Recipe,
+    ReportedFigure,
 )
 
 _OPTION_VALUES = {
@@ -71,6 +72,7 @@ def _to_checkpoint(raw: object) -> KnownCheckpoint:
         values[name] = part(**_checked_object(values[name], part, where=f"`{name}`"))
     values["register_neurons"] = _to_pairs(values["register_neurons"])
     values["expectations"] = _to_expectations(values.get("expectations", []))
+    values["reported"] = _to_reported(values.get("reported", []))
     return KnownCheckpoint(**values)
 
 
@@ -85,6 +87,19 @@ def _to_expectations(raw: object) -> tuple[Expectation, ...]:
             raise ValueError(f"`neuron` must be [layer, neuron] or null, got {pair!r:.80}. Correct the pair.")
         expectations.append(Expectation(**values | {"neuron": tuple(pair) if pair else None}))
     return tuple(expectations)
+
+
+def _to_reported(raw: object) -> tuple[ReportedFigure, ...]:
+    if not isinstance(raw, list):
+        raise ValueError(f"`reported` must be a list of JSON objects, got {raw!r:.80}. Correct the list.")
+    figures = [
+        ReportedFigure(**_checked_object(item, ReportedFigure, where=f"`reported` {place}"))
+        for place, item in enumerate(raw)
+    ]
+    for figure in figures:
+        if not figure.source:
+            raise ValueError(f"A reported figure must say who reports it, got no `source` for {figure.task}. Add it.")
+    return tuple(figures)
 
 
 def _checked_object(raw: object, cls: type, *, where: str) -> dict[str, typing.Any]:

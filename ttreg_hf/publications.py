@@ -77,6 +77,29 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class ReportedFigure:
+    """What somebody reports for this checkpoint on a task, in percent: quoted, not measured by this project.
+
+    Args:
+        task: as `ttreg evaluate` calls it.
+        metric: what is counted.
+        dataset: on which data set.
+        base: of the base model.
+        patched: with a test-time register.
+        source: who reports it.
+        trained_registers: of the model that was trained with registers, if there is one.
+    """
+
+    task: str
+    metric: str
+    dataset: str
+    base: float
+    patched: float
+    source: str
+    trained_registers: float | None = None
+
+
+@dataclass(frozen=True)
 class KnownCheckpoint:
     """One file of `hub_configs/`.
 
@@ -96,6 +119,7 @@ class KnownCheckpoint:
     status: str
     note: str = ""
     expectations: tuple[Expectation, ...] = ()
+    reported: tuple[ReportedFigure, ...] = ()
 
 
 def _given(data: Recipe | PublishedOptions) -> dict[str, typing.Any]:

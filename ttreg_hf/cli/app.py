@@ -9,6 +9,7 @@ import ttreg_hf
 from ttreg_hf.cli.applying import apply
 from ttreg_hf.cli.calibrating import calibrate
 from ttreg_hf.cli.environment import env
+from ttreg_hf.cli.evaluating import evaluate
 from ttreg_hf.cli.inspecting import inspect
 from ttreg_hf.cli.listing import list_checkpoints
 from ttreg_hf.cli.push import push
@@ -34,6 +35,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "report": report,
     "apply": apply,
     "verify": verify,
+    "evaluate": evaluate,
     "push": push,
     "sync-code": sync_code,
     "list": list_checkpoints,
