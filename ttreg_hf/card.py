@@ -308,7 +308,7 @@ def _source_of_neurons(config: Any) -> str:
 def _intervals(verification: Verification) -> tuple[str, str, str]:
     """Of each condition of the gate; the last one has none."""
     ratio, similarity = verification.outlier_ratio_interval, verification.feature_similarity_interval
-    return _interval(*ratio), _interval(1 - similarity[1], 1 - similarity[0]), ""
+    return "" if ratio is None else _interval(*ratio), _interval(1 - similarity[1], 1 - similarity[0]), ""
 
 
 def _interval(low: float, high: float) -> str:

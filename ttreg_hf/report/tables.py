@@ -223,5 +223,5 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
