@@ -153,7 +153,9 @@ def write_attention_to_like(
     _output_projection(attention).weight[:, 0] = writes_D
 
 
-def write_rotary_marks(block: nn.Module, *, from_channel: int, prefix_value: float, to_channel: int) -> None:
+def write_rotary_marks(
+    block: nn.Module, *, from_channel: int, prefix_value: float, to_channel: int, length: float
+) -> None:
     """Head 0 of the patches at a few fixed positions attends to the prefix token that alone holds a channel.
 
     A query that is the same everywhere is turned by its position, the key of a prefix token is not: their product is
@@ -163,7 +165,8 @@ def write_rotary_marks(block: nn.Module, *, from_channel: int, prefix_value: flo
         block: whose attention is wired; its rotary positions are those of the patches only.
         from_channel: held by one prefix token and no patch.
         prefix_value: what that token's channel is after LayerNorm.
-        to_channel: where the marked patches get about 1, and the others next to nothing.
+        to_channel: where the marked patches get something, and the others next to nothing.
+        length: of what a token gets that attends there alone; the marked ones do so by nearly half.
     """
     attention = find_attention(block)
     _empty_head(attention, 0)
@@ -178,7 +181,7 @@ def write_rotary_marks(block: nn.Module, *, from_channel: int, prefix_value: flo
     attention.q_proj.bias[still] = 1.0
     attention.k_proj.weight[still, from_channel] = -kept * logit / prefix_value
     attention.v_proj.weight[0, from_channel] = 1.0 / prefix_value
-    _output_projection(attention).weight[to_channel, 0] = 1.0
+    _output_projection(attention).weight[to_channel, 0] = length
 
 
 @torch.no_grad()

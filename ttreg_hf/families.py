@@ -1,6 +1,7 @@
 """Which transformers classes have a patched twin, and where their parts are; read from the modeling files."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -117,6 +118,13 @@ def inner_layout(model: PreTrainedModel) -> TokenLayout:
     size = config.patch_size
     prefix = num_prefix_tokens(family_of(model), config)
     return TokenLayout(prefix, 0, (size, size) if isinstance(size, int) else tuple(size))
+
+
+def trunk_output_layout(model: PreTrainedModel) -> TokenLayout:
+    """Layout of the tokens that the trunk gives out now: of a model with a head always without test-time registers."""
+    if isinstance(model, TTRegModelMixin) and trunk_of(model) is model:
+        return model.token_layout
+    return replace(inner_layout(model), num_test_time_registers=0)
 
 
 def image_inputs(model: PreTrainedModel, pixel_values: Tensor) -> dict[str, Tensor]:

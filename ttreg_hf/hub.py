@@ -197,11 +197,6 @@ def push_patched_model(
     return publication.commit
 
 
-def register_push_to_hub() -> None:
-    """Let `patched.push_to_hub` publish complete checkpoints where ttreg_hf is installed."""
-    TTRegModelMixin.push_to_hub = push_patched_model  # type: ignore[method-assign, assignment]
-
-
 def _prepare(directory: Path, *, config_only: bool, force: bool) -> _Prepared:
     """All checks that need no network."""
     config, calibration = read_config(directory), read_calibration(directory)

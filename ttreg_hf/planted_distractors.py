@@ -35,7 +35,7 @@ def with_hot_neurons(known: KnownModel, *, seed: int, in_each_layer: int = 3) ->
     """Neurons of the planted layers that fire hard on ordinary patches and on outliers, and write next to nothing.
 
     On outliers they are stronger than the strongest register neuron, so the paper's score ranks them first. Half fire
-    on every token, half on about a third of the ordinary patches.
+    on every token, half on about 60 % of the ordinary patches.
     """
     random = torch.Generator().manual_seed(2000 + seed)
     hot, was_firing = [], firing(known)
@@ -46,7 +46,7 @@ def with_hot_neurons(known: KnownModel, *, seed: int, in_each_layer: int = 3) ->
             content_D = random_direction(known, random)
             content_D *= (0.3 if place % 2 == 0 else 2.0) / (states_BND @ content_D).std()
             strength = 1.5 * STRONGEST
-            bias = 1.0 if place % 2 == 0 else -0.5
+            bias = 1.0 if place % 2 == 0 else 0.5
             writes_D = 0.03 * known.ordinary_norm / strength * random_direction(known, random)
             wiring.write_neuron(block, neuron, reads_D=strength * content_D, bias=strength * bias, writes_D=writes_D)
             hot.append((layer, neuron))
@@ -149,9 +149,15 @@ def with_fixed_positions(known: KnownModel, *, seed: int) -> KnownModel:
         wiring.prefix_parameters(model, ["cls"])[0][..., lone] = 0.3 * known.ordinary_norm
         attention = find_attention(blocks_of(model)[1])
         value = wiring.input_of(model, attention, known.sample)[:, 0, lone].mean()
-        wiring.write_rotary_marks(blocks_of(model)[1], from_channel=lone, prefix_value=float(value), to_channel=marked)
-    values = mlp_reads(known, layer)[..., marked]
-    height = float(values.max())
+        wiring.write_rotary_marks(
+            blocks_of(model)[1],
+            from_channel=lone,
+            prefix_value=float(value),
+            to_channel=marked,
+            length=0.6 * known.ordinary_norm,
+        )
+    values_BN = mlp_reads(known, layer)[..., marked]
+    height = float(values_BN[:, values_BN.mean(0) > 0.5 * values_BN.mean(0).max()].quantile(0.02))
     neurons = free_neurons(known, layer, 2, torch.Generator().manual_seed(5))
     for neuron in neurons:
         wiring.write_neuron(

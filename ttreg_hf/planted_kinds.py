@@ -104,11 +104,11 @@ def _fixed_positions_and_planted(family: str, *, seed: int, **options: Any) -> K
 
 
 def _two_populations(family: str, *, seed: int, **options: Any) -> KnownModel:
-    """The later one is five times as large, or a third."""
+    """The later one is five times as large, or half."""
     layout, strengths = {2: 1 + seed % 3}, [40.0, 30.0, 20.0][: 1 + (seed + 1) % 3]
     known = graded_model(family, seed=seed, layout=layout, outlier_fraction=0.03, **options)
     return with_second_population(
-        known, strengths, layer=7 + seed % 2, size=(50.0, 3.5)[seed % 2], fraction=0.02, seed=seed
+        known, strengths, layer=7 + seed % 2, size=(50.0, 5.0)[seed % 2], fraction=0.02, seed=seed
     )
 
 

@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets import Image as ImageFeature
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.batches import BadImage, ImageBatches, _collate
 from ttreg_hf.calibration.images import open_images, to_pil, to_pixel_values
 
 CPU = torch.device("cpu")
@@ -274,6 +275,16 @@ def test_images_of_one_size_go_together():
     assert places(batches.first(3)) == [[0, 2], [1]]
     cut = [(batch.places, batch.cut) for batch in batches.cut_at([2, 6])]
     assert cut == [((0,), None), ((1,), 2), ((2, 3), None), ((4,), None), ((5,), None), ((), 6)]
+
+
+def test_a_data_loader_pins_images_of_every_size(monkeypatch):
+    """What it does for a GPU, which need not be there for this."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tuple(tensor.shape)) or tensor)
+    collated = pin_memory(_collate([(0, torch.zeros(3, 2, 2)), (1, torch.zeros(3, 4, 4)), (2, BadImage("a", "b"))]))
+    assert pinned == [(1, 3, 2, 2), (1, 3, 4, 4)]
+    assert [batch.places for batch in collated.by_size] == [(0,), (1,)]
+    assert collated.bad_images == [(2, BadImage("a", "b"))]
 
 
 @pytest.mark.parametrize(("num_images", "expected"), [(1, [[0]]), (4, [[0, 1, 2], [3]]), (99, [[0, 1, 2], [3, 4]])])

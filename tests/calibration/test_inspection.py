@@ -70,7 +70,7 @@ def test_a_token_that_was_as_extreme_before_the_blocks_is_content():
     norms[:, mask] *= 12.0
     found = _inspect(norms)
     assert not found.has_outliers
-    assert found.report.content_share == 1.0
+    assert found.report.separation == (0.0,) * LAYERS
 
 
 def test_content_beside_outliers_is_left_out():

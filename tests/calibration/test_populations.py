@@ -54,7 +54,7 @@ def test_a_wider_gap_separates_more():
     assert near is not None
     assert far is not None
     assert far.separation > near.separation > 3
-    assert near.separation == pytest.approx(torch.tensor(4.0).log().item() / 0.15, rel=0.2)  # Ashman's D
+    assert near.separation == pytest.approx(torch.tensor(4.0).log().item() / 0.15, rel=0.2)
 
 
 def test_the_lowest_of_two_dips_is_the_threshold():

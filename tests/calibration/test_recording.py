@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import CASES, NEURONS, Case, images
+from modeling.laws import reading
 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.recording import Recorder, Recording
@@ -90,6 +91,29 @@ def test_norms_of_a_patched_model_are_those_of_its_hidden_states(bare_case):
 def test_feature_is_what_heads_read(bare_case):
     model = bare_case.stock_model()
     assert torch.equal(_record(model).feature_BD, model(**image_inputs(model, images())).pooler_output)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("output_registers", [False, True])
+@pytest.mark.parametrize("name", ["ViT", "DeiT"])
+def test_feature_of_a_trunk_without_pooling_is_what_its_classifier_reads(name, output_registers):
+    """CLS, and not the mean over all tokens, registers among them."""
+    case = next(case for case in CASES if case.stock_class.__name__ == f"{name}ForImageClassification")
+    model = add_test_time_registers(case.stock_model(), NEURONS, output_registers=output_registers)
+    with reading(model.classifier) as read:
+        model(**image_inputs(model, images()))
+    torch.testing.assert_close(_record(model).feature_BD, read[0])
+
+
+@torch.no_grad()
+def test_feature_of_a_bare_model_without_pooling_leaves_out_the_registers_that_it_gives_out():
+    stock = next(case for case in CASES if case.stock_class.__name__ == "SiglipVisionModel").stock_model(
+        vision_use_head=False
+    )
+    patched = add_test_time_registers(stock, NEURONS, output_registers=True)
+    tokens = patched(images()).last_hidden_state
+    assert tokens.shape[1] == 17
+    torch.testing.assert_close(_record(patched).feature_BD, tokens[:, 1:].mean(1))
 
 
 @torch.no_grad()

@@ -51,3 +51,9 @@ def test_inspect_runs_in_the_number_format_asked_for(base):
     rounded = json.loads(succeed("inspect", base, "--json", "--dtype", "bfloat16", "--device", "cpu").out)["median"]
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.05)
+
+
+def test_inspect_says_that_a_few_images_cannot_show_two_populations(base):
+    out = succeed("inspect", base, "--num-images", "2").out
+    assert "are one population in 2 images: no outlier tokens seen, nothing to do" in out
+    assert "A few images cannot show a second one" in out

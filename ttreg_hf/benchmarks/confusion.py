@@ -48,8 +48,8 @@ class Outcome:
         recovery: `exact` (the planted neurons), `minimal` (some of them, and the outliers go), `too few` (some of
             them, and outliers stay), `foreign` (a neuron that was not planted) or `none`.
         planted, found, foreign: counts of neurons.
-        outliers_left: after moving what was found, outliers after / before at any block, by the calibration's threshold
-            where it is 1 to 1.5 times the truth's.
+        outliers_left: after moving what was found, outliers after / before at any block; by the chosen threshold
+            where that is 1 to 1.5 times the truth's.
         similarity: of the pooled feature then.
         norm_threshold: that calibration chose; the truth's lies between the populations.
         known_threshold: the truth's.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.norms import NormReport, NormStatistics, norm_report, paper_threshold
+from ttreg_hf.calibration.norms import LogHistogram, NormReport, NormStatistics, norm_report, paper_threshold
 from ttreg_hf.calibration.outliers import Content, OutlierRule
 from ttreg_hf.calibration.populations import PopulationConfig, Populations, two_populations
 from ttreg_hf.calibration.processes import Processes
@@ -62,6 +62,19 @@ class PatchNorms:
     def medians(self) -> Tensor:
         """`(L + 1,)`, the embeddings' first."""
         return torch.cat([norms.flatten(1) for norms in self._norms], dim=1).median(1).values
+
+    def histogram_without_content(self, settings: InspectionConfig) -> LogHistogram:
+        """Norms per block; a patch with a large norm that is content is counted as an ordinary one."""
+        medians = self.medians()
+        histogram = LogHistogram(len(medians) - 1, torch.device("cpu"))
+        for norms in self._norms:
+            for layer, median in enumerate(medians[1:]):
+                content = Content(float(medians[0]), float(median), settings.content_share)
+                is_large = norms[layer + 1] > settings.populations.min_ratio * median
+                is_content = is_large & content.is_content(norms[0], norms[layer + 1])
+                values = torch.where(is_content, median, norms[layer + 1])
+                histogram.add_to(layer, values.flatten())
+        return histogram
 
     def tokens(self, chosen: Sequence[Tensor]) -> Tensor:
         """`(L + 1, K)`: norms of the chosen tokens of each batch, `(B, N)` bool."""
@@ -121,7 +134,8 @@ def inspect(
         settings: of the automatic choices.
     """
     settings = settings or InspectionConfig()
-    per_block = [two_populations(counts_G, settings.populations) for counts_G in statistics.patches.counts_LG]
+    histogram = patch_norms.histogram_without_content(settings)
+    per_block = [two_populations(counts_G, settings.populations) for counts_G in histogram.counts_LG]
     if rule is None:
         layer = _detection_layer(config, per_block, default_layer, settings)
         rule = _rule(layer, per_block[layer], statistics, patch_norms, config, settings)

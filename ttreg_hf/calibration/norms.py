@@ -21,7 +21,14 @@ class LogHistogram:
     def __init__(self, num_layers: int, device: torch.device) -> None:
         self.counts_LG = torch.zeros(num_layers, _NUM_BINS, dtype=torch.float64, device=device)
 
+    def add_to(self, layer: int, values_X: Tensor) -> None:
+        """Count values of one block."""
+        one = LogHistogram(1, values_X.device)
+        one.add(values_X[None])
+        self.counts_LG[layer] += one.counts_LG[0]
+
     def add(self, values_LX: Tensor) -> None:
+        """Count values of every block."""
         octaves = values_LX.clamp_min(2.0**LOWEST_OCTAVE).log2() - LOWEST_OCTAVE
         bins = (octaves * BINS_PER_OCTAVE).long().clamp_(max=_NUM_BINS - 1)
         self.counts_LG.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.float64))

@@ -44,7 +44,8 @@ class Populations:
     Args:
         threshold: the middle of the dip between them, in the units of the norms.
         share: of the values above the threshold.
-        separation: distance of the two medians on the log scale, in units of their robust deviations (Ashman's D).
+        separation: distance of the two medians on the log scale, in robust standard deviations of the lower one. (The
+            upper one may be several: outliers that are made in different layers have different norms.)
         evidence: of the dip, in nats.
     """
 
@@ -84,12 +85,11 @@ def two_populations(counts_G: Tensor, config: PopulationConfig | None = None) ->
     cut = round((_octave(best.middle) - LOWEST_OCTAVE) * BINS_PER_OCTAVE)
     lower, upper = counts.clone(), counts.clone()
     lower[cut:], upper[:cut] = 0, 0
-    deviation = math.hypot(_deviation(lower), _deviation(upper)) / math.sqrt(2)
     distance = _quantile(upper, 0.5) - _quantile(lower, 0.5)
     return Populations(
         threshold=2.0 ** _octave(best.middle),
         share=float(upper.sum() / counts.sum()),
-        separation=distance / max(deviation, 1 / BINS_PER_OCTAVE),
+        separation=distance / max(_deviation(lower), 1 / BINS_PER_OCTAVE),
         evidence=best.evidence,
     )
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf.families import blocks_of, image_inputs, trunk_of
+from ttreg_hf.families import blocks_of, image_inputs, trunk_of, trunk_output_layout
+from ttreg_hf.modeling.test_time_registers import TokenLayout
 from ttreg_hf.modeling.ttreg_base import down_projection
 
 
@@ -25,8 +26,8 @@ class Recording:
     Args:
         norms_LBT: L2 norm over channels of the raw output of each block asked for, float32.
         acts_by_layer: inputs of the down projection of the recorded layers, `(B, T, F)`, in the model's dtype.
-        feature_BD: the pooled feature that heads read: CLS, or the mean patch of a model without one; float32. `None`
-            if not all blocks ran.
+        feature_BD: the trunk's pooled feature, or where it has none CLS, or the mean patch of a model without CLS;
+            float32. `None` if not all blocks ran.
         embedding_norms_BT: L2 norm over channels of what the first block reads, float32.
     """
 
@@ -91,7 +92,8 @@ class Recorder:
     def __call__(self, pixel_values: Tensor) -> Recording:
         feature_BD = None
         try:
-            feature_BD = _pooled_feature(self._trunk(**image_inputs(self._model, pixel_values)))
+            outputs = self._trunk(**image_inputs(self._model, pixel_values))
+            feature_BD = _pooled_feature(outputs, trunk_output_layout(self._model))
         except _Enough:
             pass
         finally:  # nothing is kept alive here, after a failure neither
@@ -124,10 +126,11 @@ def _stop(module: Any, args: Any, output: Any) -> None:
     raise _Enough
 
 
-def _pooled_feature(outputs: Any) -> Tensor:
+def _pooled_feature(outputs: Any, layout: TokenLayout) -> Tensor:
     pooled = outputs.get("pooler_output")
     if pooled is None and "feature_maps" in outputs:
         pooled = outputs["feature_maps"][-1].flatten(2).mean(2)
     if pooled is None:
-        pooled = outputs["last_hidden_state"].mean(1)
+        tokens = outputs["last_hidden_state"]
+        pooled = tokens[:, layout.prefix][:, 0] if layout.num_prefix_tokens else tokens[:, layout.patches].mean(1)
     return pooled.float()
