@@ -95,6 +95,12 @@ def read_brightness(model: Any, channel: int, gain: float, *, offset: float = 0.
         _patch_projection(model).bias[channel] = offset
 
 
+def balance_filters(model: Any, channels: slice) -> None:
+    """These channels of the patch embedding see texture alone, so that bright patches have no larger norms."""
+    filters = filters_of(model)
+    filters[channels] -= filters[channels].mean((1, 2, 3), keepdim=True)
+
+
 def position_table(model: Any) -> Tensor | None:
     """Learned position embeddings of the patches, `(N, D)`; `None` where positions are rotary."""
     for name, parameter in _embeddings(model).named_parameters():
@@ -184,6 +190,10 @@ def write_rotary_marks(
     _output_projection(attention).weight[to_channel, 0] = length
 
 
+class _Enough(Exception):
+    """Ends a forward pass where no more of it is needed."""
+
+
 @torch.no_grad()
 def input_of(model: Any, module: nn.Module, images: Tensor) -> Tensor:
     """What a module reads while the model looks at images, `(B, T, D)`."""
@@ -191,10 +201,13 @@ def input_of(model: Any, module: nn.Module, images: Tensor) -> Tensor:
 
     def record(module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         seen.append(args[0] if args else kwargs["hidden_states"])
+        raise _Enough
 
     handle = module.register_forward_pre_hook(record, with_kwargs=True)
     try:
         model(**image_inputs(model, images))
+    except _Enough:
+        pass
     finally:
         handle.remove()
     return seen[0]

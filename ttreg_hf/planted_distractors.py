@@ -21,6 +21,7 @@ from ttreg_hf.planted_truth import (
     firing,
     free_neurons,
     mlp_reads,
+    ordinary_channels,
     outlier_channel,
     own_channels,
     random_direction,
@@ -66,6 +67,7 @@ def with_early_neuron(known: KnownModel, *, seed: int) -> KnownModel:
     (neuron,) = free_neurons(known, layer, 1, torch.Generator().manual_seed(3000 + seed))
     reads, writes = own_channels(known, range(0, 2))
     wiring.read_brightness(model, reads, gain=1.0, offset=1.0)  # an empty token has 0, and none fires there
+    wiring.balance_filters(model, ordinary_channels(known))
     values = mlp_reads(known, layer)[..., reads].flatten()
     low, high = values.quantile(0.6), values.quantile(0.98)
     gain = 1.5 * STRONGEST / float(high - low)
@@ -74,13 +76,14 @@ def with_early_neuron(known: KnownModel, *, seed: int) -> KnownModel:
         neuron,
         reads_D=wiring.axis(model, reads, gain),
         bias=-gain * float(low),
-        writes_D=wiring.axis(model, writes, 0.3 * known.ordinary_norm / (1.5 * STRONGEST)),
+        writes_D=wiring.axis(model, writes, 0.1 * known.ordinary_norm / (1.5 * STRONGEST)),
     )
-    mean = float(wiring.input_of(model, find_attention(blocks_of(model)[layer + 1]), known.sample)[..., writes].mean())
-    wiring.write_mean(blocks_of(model)[layer + 1], [writes], 0.4 * known.ordinary_norm / mean)
-    pooling = wiring.pooling_attention(model)
-    if pooling is not None:
-        pooling.in_proj_weight.chunk(3)[2][:, writes] = 1.0
+    pooling, following = wiring.pooling_attention(model), blocks_of(model)[layer + 1]
+    if pooling is None:
+        mean = wiring.input_of(model, find_attention(following), known.sample)[..., writes].mean()
+        wiring.write_mean(following, [writes], 0.4 * known.ordinary_norm / float(mean))
+    else:
+        pooling.in_proj_weight.chunk(3)[2][:, writes] = 3.0
     tune(known, was_firing)
     return dataclasses.replace(known, distractors=(*known.distractors, (layer, neuron)))
 

@@ -108,7 +108,7 @@ def _two_populations(family: str, *, seed: int, **options: Any) -> KnownModel:
     layout, strengths = {2: 1 + seed % 3}, [40.0, 30.0, 20.0][: 1 + (seed + 1) % 3]
     known = graded_model(family, seed=seed, layout=layout, outlier_fraction=0.03, **options)
     return with_second_population(
-        known, strengths, layer=7 + seed % 2, size=(50.0, 5.0)[seed % 2], fraction=0.02, seed=seed
+        known, strengths, layer=7 + seed % 2, size=(50.0, 4.0)[seed % 2], fraction=0.02, seed=seed
     )
 
 
@@ -155,7 +155,7 @@ def student_t(degrees: int) -> Callable[[Tensor], Tensor]:
 KINDS: Mapping[str, Kind] = {
     "planted": Kind(graded_model),
     "hot neurons": Kind(_hot),
-    "early neuron": Kind(_early),
+    "early neuron": Kind(_early, ("bright",)),  # it reads brightness, which low-information patches of SigLIP lack
     "cascade": Kind(_cascade),
     "two populations": Kind(_two_populations),
     "nothing": Kind(_nothing, ("bright",)),

@@ -16,6 +16,7 @@ from ttreg_hf.modeling.ttreg_base import down_projection, find_attention, find_m
 from ttreg_hf.planted_truth import (
     STRONGEST,
     KnownModel,
+    firing,
     free_neurons,
     mlp_reads,
     outlier_channel,
@@ -81,7 +82,7 @@ def with_cascade(known: KnownModel, *, layer: int, seed: int) -> KnownModel:
 @torch.no_grad()
 def with_used_trained_registers(known: KnownModel) -> KnownModel:
     """Trained registers that are the outliers, as in models trained with them: a neuron fires on them alone."""
-    model, layer = known.model, 3
+    model, layer, was_firing = known.model, 3, firing(known)
     marked, writes = own_channels(known, range(9, 11))
     for token in wiring.prefix_parameters(model, ["register"]):
         token[..., marked] = 4.0
@@ -94,6 +95,7 @@ def with_used_trained_registers(known: KnownModel) -> KnownModel:
         bias=-STRONGEST,
         writes_D=wiring.axis(model, writes, 10.0 * known.ordinary_norm / STRONGEST),
     )
+    tune(known, was_firing)
     return dataclasses.replace(known, distractors=(*known.distractors, (layer, neuron)))
 
 

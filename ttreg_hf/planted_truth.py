@@ -120,11 +120,15 @@ def free_neurons(known: KnownModel, layer: int, count: int, random: torch.Genera
     return [place for place in places if (layer, place) not in taken][:count]
 
 
+def ordinary_channels(known: KnownModel) -> slice:
+    """The channels that hold ordinary content."""
+    return slice(_RESERVED, known.model.config.hidden_size - NUM_OWN_CHANNELS)
+
+
 def random_direction(known: KnownModel, random: torch.Generator) -> Tensor:
     """A unit vector `(D,)` in the channels that hold ordinary content."""
-    direction = wiring.axis(known.model, 0, 0.0)
-    ordinary = slice(_RESERVED, len(direction) - NUM_OWN_CHANNELS)
-    direction[ordinary] = torch.randn(len(direction[ordinary]), generator=random)
+    direction, channels = wiring.axis(known.model, 0, 0.0), ordinary_channels(known)
+    direction[channels] = torch.randn(len(direction[channels]), generator=random)
     return direction / direction.norm()
 
 
