@@ -1,6 +1,7 @@
 """From a stock model to a patched one that shares its parameters."""
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
-from ttreg_hf.families import patched_class
+from ttreg_hf.families import inner_layout, patched_class
 from ttreg_hf.known_checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -87,7 +88,10 @@ def add_test_time_registers(
     fields |= options
     fields["register_neurons"] = [_as_pair(neuron) for neuron in register_neurons]
     fields["output_registers"] = output_registers
-    fields["calibrated_image_size"] = calibrated_image_size
+    fields["calibrated_patches"] = None
+    if calibrated_image_size is not None:
+        sides = zip(calibrated_image_size, inner_layout(model).patch_size, strict=True)
+        fields["calibrated_patches"] = math.prod(pixels // patch for pixels, patch in sides)
     if not isinstance(model, TTRegModelMixin):
         fields["base_model_name_or_path"] = model.name_or_path or None
         fields["base_model_revision"] = base_model_revision

@@ -56,3 +56,12 @@ def test_a_trial_leaves_the_base_model_as_it_was(planted):
     again = _trial(planted)
     assert again.before.outlier_fraction == trial.before.outlier_fraction > 0
     assert torch.equal(again.before.features_BD, trial.before.features_BD)
+
+
+def test_twins_keep_the_options_of_the_trial_and_zeroing_wins_over_them(planted):
+    options = {"num_test_time_registers": 2, "shift_fill": "mean", "shift_scale": 0.5}
+    trial = _trial(planted)
+    trial.options = options
+    twin, zeroed = trial.patched(planted.register_neurons), trial.patched(planted.register_neurons, shift_scale=0.0)
+    assert {name: getattr(twin.config, name) for name in options} == options
+    assert (zeroed.config.shift_scale, zeroed.config.shift_fill) == (0.0, "mean")

@@ -19,6 +19,7 @@ FIELDS = {
     "output_registers": True,
     "base_model_name_or_path": "org/name",
     "base_model_revision": "abc",
+    "calibrated_patches": 256,
 }
 
 

@@ -52,22 +52,6 @@ class TokenLayout:
         empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
         return self._put(empty, tokens_BTD, dim=1)
 
-    def warn_if_far(self, num_tokens: int, height: int, width: int) -> None:
-        """Say once that an image has more than twice, or less than half, the patches that neurons were found at.
-
-        Args:
-            num_tokens: of an image, without test-time registers.
-            height: of the images that they were found on, in pixels.
-            width: likewise.
-        """
-        found_at = (height // self.patch_size[0]) * (width // self.patch_size[1])
-        if not found_at <= 2 * (num_tokens - self.num_prefix_tokens) <= 4 * found_at:
-            _logger.warning_once(
-                f"The register neurons of this model were found at {height} x {width} pixels, {found_at} patches, and "
-                "images with more than twice as many, or less than half, have not been measured. Check the model at "
-                "this size with `ttreg verify`."
-            )
-
     def insert_into_mask(self, mask: Tensor) -> Tensor:
         """An attention mask in which all see the registers, and these see what anyone sees.
 
@@ -304,8 +288,8 @@ class Registers:
         """Insert the registers."""
         if not self.active:
             return None
-        if self.config.calibrated_image_size and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            self.layout.warn_if_far(output.shape[1], *self.config.calibrated_image_size)
+        if self.config.calibrated_patches and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            _warn_if_far(output.shape[1] - self.layout.num_prefix_tokens, self.config.calibrated_patches)
         return self.layout.insert(output)
 
     def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
@@ -359,6 +343,15 @@ class Registers:
         for one, state in zip(clean, states, strict=True):
             one.with_registers = state
         return clean
+
+
+def _warn_if_far(patches: int, calibrated: int) -> None:
+    """Say once that images have more than twice, or less than half, the patches that the neurons were found with."""
+    if not calibrated <= 2 * patches <= 4 * calibrated:
+        _logger.warning_once(
+            f"The register neurons of this model were found on images of {calibrated} patches. With more than twice "
+            "as many, or less than half, nothing was measured: check the model at this size with `ttreg verify`."
+        )
 
 
 def _are_attentions(states: tuple) -> bool:

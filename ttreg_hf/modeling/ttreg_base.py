@@ -57,7 +57,7 @@ class TTRegConfigMixin:
         output_registers: keep the registers in `hidden_states`, `attentions` and a bare model's `last_hidden_state`.
         base_model_name_or_path: the checkpoint that was patched.
         base_model_revision: its commit.
-        calibrated_image_size: height and width, in pixels, that the neurons were found at.
+        calibrated_patches: how many an image had where the neurons were found; far fewer or more are warned of.
     """
 
     auto_classes: ClassVar[dict[str, str]] = {}
@@ -71,7 +71,7 @@ class TTRegConfigMixin:
     output_registers: bool = False
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
-    calibrated_image_size: list | tuple | None = None
+    calibrated_patches: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         ours = [field.name for field in fields(TTRegConfigMixin)]
@@ -83,7 +83,6 @@ class TTRegConfigMixin:
         super().__post_init__(**kwargs)
         # JSON has lists only; one form in memory keeps a saved and a fresh config equal
         self.register_neurons = [list(pair) if isinstance(pair, tuple) else pair for pair in self.register_neurons]
-        self.calibrated_image_size = self.calibrated_image_size and list(self.calibrated_image_size)
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> Any:
@@ -121,12 +120,6 @@ class TTRegConfigMixin:
         for name, allowed in (("shift_value", SHIFT_VALUES), ("shift_fill", SHIFT_FILLS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-
-    def validate_calibrated_image_size(self) -> None:
-        """Checked by `@strict` after construction and before saving."""
-        size = self.calibrated_image_size
-        if size is not None and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-            raise ValueError(f"`calibrated_image_size` is [height, width] in pixels, got {size!r}.")
 
 
 def vision_config(config: Any) -> Any:

@@ -55,7 +55,7 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
 
 def _with_code(text: str) -> Markup:
     """Escaped, with what stands in backticks as code."""
-    return Markup(_CODE.sub(r"<code>\1</code>", escape(text)))
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _summary(result: CalibrationResult) -> list[tuple[str, str]]:

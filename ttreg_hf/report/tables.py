@@ -224,6 +224,4 @@ def counted(number: int, noun: str) -> str:
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
-    if bounds is None:
-        return ""
-    return f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
+    return "" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
