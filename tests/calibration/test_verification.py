@@ -186,7 +186,7 @@ def test_random_draws_leave_the_chosen_out_and_keep_to_their_layers(trial):
     assert (
         draws
         == random_neurons(trial.model, neurons, draws=4, seed=0)
-        != random_neurons(trial, neurons, draws=4, seed=1)
+        != random_neurons(trial.model, neurons, draws=4, seed=1)
     )
 
 
