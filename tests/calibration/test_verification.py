@@ -165,7 +165,7 @@ def test_moving_planted_neurons_passes_the_gate_and_every_figure_shows_it(trial)
 
 def test_other_neurons_do_not_pass(trial):
     trial, planted = trial
-    others = random_neurons(trial, planted.register_neurons, draws=1, seed=9)[0]
+    others = random_neurons(trial.model, planted.register_neurons, draws=1, seed=9)[0]
     found = _verify(trial, others)
     assert found.verdict == "unresolved"
     assert found.outlier_ratio == 1.0
@@ -177,13 +177,17 @@ def test_random_draws_leave_the_chosen_out_and_keep_to_their_layers(trial):
     layer = planted.register_neurons[0].layer
     width = down_projection(blocks_of(trial.model)[layer]).in_features
     neurons = [RegisterNeuron(layer, place, 0.0) for place in range(width - 3)] + [RegisterNeuron(4, 0, 0.0)]
-    draws = random_neurons(trial, neurons, draws=4, seed=0)
+    draws = random_neurons(trial.model, neurons, draws=4, seed=0)
     for draw in draws:
         assert {n.neuron for n in draw if n.layer == layer} == {width - 3, width - 2, width - 1}  # all that are left
         assert [n.layer for n in draw].count(4) == 1
         assert (4, 0) not in {(n.layer, n.neuron) for n in draw}
     assert len({draw[-1].neuron for draw in draws}) > 1
-    assert draws == random_neurons(trial, neurons, draws=4, seed=0) != random_neurons(trial, neurons, draws=4, seed=1)
+    assert (
+        draws
+        == random_neurons(trial.model, neurons, draws=4, seed=0)
+        != random_neurons(trial.model, neurons, draws=4, seed=1)
+    )
 
 
 def test_entropy_of_an_even_spread_is_1(trial):

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.calibration.batch_limit import BatchLimit, say_nothing
+from ttreg_hf.calibration.batch_limit import say_nothing
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
 from ttreg_hf.calibration.driver import silent
 from ttreg_hf.calibration.outliers import OutlierRule
@@ -87,14 +87,13 @@ def recheck(
     base, batches = open_model_and_images(
         base, images, config, processor, image_column, None, None, run or RunConfig()
     )
-    limit = BatchLimit(say)
     stages = Stages(base, batches, config, progress, say)
     rule = _rule(stages, calibration)
     _, bad_images = end_and_bad_images(batches)
     if bad_images:
         say(f"skipped {len(bad_images)} unreadable: {', '.join(bad.key for bad in bad_images.values())}")
     options = {name: getattr(model.config, name) for name in _OPTIONS}
-    trial = Trial(base, progress("verify", batches, batches.num_images), rule, limit, options)
+    trial = Trial(base, progress("verify", batches, batches.num_images), rule, stages.limit, options)
     verification = None
     if trial.has_outliers:
         neurons = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in model.config.register_neurons]
