@@ -61,7 +61,8 @@ def test_the_commands_in_the_readme_are_valid():
         assert verb.make_context("evaluate", arguments).params["dataset"]
 
 
-def test_evaluate_prints_rows_and_writes_them_into_the_checkpoint(own, data):
+def test_evaluate_prints_rows_and_writes_them_into_the_checkpoint(own, data, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # of the terminal that the tests run in: a narrow one breaks rows
     settings = (
         "--feature",
         "key",
