@@ -1,11 +1,12 @@
 """Fixtures of all tests, and the matrix of families as parameters."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 from families import BARE_CASES, CASES, Case
-from local_hub import local_hub  # noqa: F401
+from local_hub import LocalHub, local_hub  # noqa: F401
 
 torch.set_num_threads(1)  # tiny models: handing work to other threads costs more than it saves
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in child processes too
@@ -21,6 +22,14 @@ def case(request: pytest.FixtureRequest) -> Case:
 def bare_case(request: pytest.FixtureRequest) -> Case:
     """Every family, without a head."""
     return request.param
+
+
+@pytest.fixture
+def hub(local_hub: LocalHub) -> Iterator[LocalHub]:  # noqa: F811
+    """A stand-in whose clients must have asked for nothing unknown and met every fault that was prepared."""
+    yield local_hub
+    assert local_hub.unknown_requests == []
+    assert local_hub.faults_to_come == []
 
 
 @pytest.fixture(autouse=True)

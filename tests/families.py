@@ -145,6 +145,8 @@ class Case:
 
 
 CLIP_PARTS = {"blocks": "encoder.layers", "trunk": "vision_model"}
+SIGLIP_PARTS = {**CLIP_PARTS, "reads_embeddings": "encoder.layers.0", "num_prefix_tokens": 0}
+VIT_PARTS = {"blocks": "layers", "reads_embeddings": "layers.0"}
 DINOV2_HEADS = (Dinov2Model, Dinov2ForImageClassification, Dinov2Backbone)
 FAMILIES = [
     FamilyUnderTest("dinov2", DINOV2_HEADS),
@@ -175,42 +177,36 @@ FAMILIES = [
         "vit",
         (ViTModel, ViTForImageClassification),
         {"intermediate_size": 40},
-        blocks="layers",
-        reads_embeddings="layers.0",
         trunk="vit",
         neurons=40,
         file="vit",
+        **VIT_PARTS,
     ),
     FamilyUnderTest(
         "deit",
         (DeiTModel, DeiTForImageClassification, DeiTForImageClassificationWithTeacher),
         {"intermediate_size": 40},
-        blocks="layers",
-        reads_embeddings="layers.0",
         trunk="deit",
         num_prefix_tokens=2,
         neurons=40,
         file="deit",
+        **VIT_PARTS,
     ),
     FamilyUnderTest(
         "siglip",
         (SiglipVisionModel, SiglipModel, SiglipForImageClassification),
         {"intermediate_size": 40},
-        reads_embeddings="encoder.layers.0",
-        num_prefix_tokens=0,
         neurons=40,
         file="siglip",
-        **CLIP_PARTS,
+        **SIGLIP_PARTS,
     ),
     FamilyUnderTest(
         "siglip2",
         (Siglip2VisionModel, Siglip2Model, Siglip2ForImageClassification),
         {"intermediate_size": 40, "num_patches": NUM_PATCHES},
-        reads_embeddings="encoder.layers.0",
-        num_prefix_tokens=0,
         neurons=40,
         file="siglip2",
-        **CLIP_PARTS,
+        **SIGLIP_PARTS,
     ),
     FamilyUnderTest(
         "clip",

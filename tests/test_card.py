@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from ttreg_hf import Dinov2TTRegConfig, published_register_neurons
+from ttreg_hf import CLIPTTRegConfig, Dinov2TTRegConfig, published_register_neurons
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.norms import NormReport
@@ -32,7 +32,25 @@ def calibration(images="org/photographs (train)"):
         scores=torch.zeros(2, 4, dtype=torch.float64),
         verdict="fixed",
         norms=NormReport(**norms),
-        verification=Verification(8, True, 0.04, 0.001, (10.0, 90.0), (9.0, 20.0), 85.0, 0.998, 0.991),
+        verification=Verification(
+            num_images=8,
+            in_sample=True,
+            outlier_fraction_before=0.04,
+            outlier_fraction_after=0.001,
+            outlier_ratio_interval=None,
+            max_norm_before=(10.0, 90.0),
+            max_norm_after=(9.0, 20.0),
+            tail_before=(1.0, 9.0),
+            tail_after=(1.0, 2.0),
+            register_norm=85.0,
+            feature_similarity=0.998,
+            feature_similarity_interval=(0.997, 0.999),
+            min_feature_similarity=0.991,
+        ),
+        shift_value="per_neuron",
+        reasons=(),
+        selections=(),
+        candidates=(),
         convergence=Convergence(1, (8,), (1.0,), (1.0,)),
         config=CalibrationConfig(),
         chosen=(),
@@ -115,6 +133,26 @@ def test_card_fits_the_head(architecture, auto_class, task, output):
     assert card.data.pipeline_tag == task
     assert f"{auto_class}.from_pretrained" in card.text
     assert f"outputs.{output}" in card.text
+
+
+def test_card_of_a_head_that_no_auto_class_loads():
+    card = model_card(config(architectures=["CLIPVisionTTRegModelWithProjection"]))
+    assert "from ttreg_hf import CLIPVisionTTRegModelWithProjection" in card.text
+    assert "CLIPVisionTTRegModelWithProjection.from_pretrained(repo, revision=revision)" in card.text
+    assert "outputs.image_embeds" in card.text
+    assert "trust_remote_code" not in card.text
+    deit = model_card(config(architectures=["DeiTTTRegForImageClassificationWithTeacher"]))
+    assert (deit.data.pipeline_tag, "outputs.logits" in deit.text) == ("image-classification", True)
+
+
+def test_card_of_a_model_that_reads_text_too():
+    card = model_card(CLIPTTRegConfig(register_neurons=[[3, 5]], architectures=["CLIPTTRegModel"]))
+    assert card.data.pipeline_tag == "zero-shot-image-classification"
+    assert "AutoProcessor.from_pretrained(repo, revision=revision)\nimage = " in card.text
+    assert 'processor(text=["a cat", "a dog"], padding=True, images=image, return_tensors="pt")' in card.text
+    assert "outputs.logits_per_image" in card.text
+    head = model_card(CLIPTTRegConfig(register_neurons=[[3, 5]], architectures=["CLIPTTRegForImageClassification"]))
+    assert (head.data.pipeline_tag, "AutoImageProcessor" in head.text) == ("image-classification", True)
 
 
 def test_card_of_a_repository_without_weights():

@@ -1,5 +1,6 @@
 """Which models can be patched, and what the others are told."""
 
+import json
 import re
 from pathlib import Path
 
@@ -68,6 +69,15 @@ def test_a_checkpoint_that_cannot_be_patched_is_refused_before_it_is_loaded(mode
         load_model(str(tmp_path))
 
 
+def test_a_timm_checkpoint_is_refused_with_the_reason_also_where_timm_is_not_installed(tmp_path):
+    fields = {"architecture": "vit_small_patch14_dinov2", "num_features": 384, "pretrained_cfg": {"tag": "lvd142m"}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(
+        ValueError, match=r"'timm_wrapper', which cannot .*so load a transformers version of the check"
+    ):
+        load_model(str(tmp_path))
+
+
 def test_a_text_model_is_told_that_it_reads_no_images():
     for name in ("BertModel", "CLIPTextModel"):
         with pytest.raises(ValueError, match=rf"^{name} .* cannot be given test-time registers: it reads no images\."):
@@ -84,8 +94,9 @@ def test_a_model_that_nobody_has_looked_at_is_pointed_to_the_guide():
         add_test_time_registers(_model("ViTMSNModel", TINY), [[0, 1]])
 
 
-def test_the_table_in_the_readme_is_current():
+def test_the_table_in_the_readme_is_current_and_what_is_refused_is_named_below_it():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{model_type}`" in readme for model_type in REFUSED)
     assert families_table() in readme, "paste what `ttreg_hf.families.families_table()` returns"
 
 

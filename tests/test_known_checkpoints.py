@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ttreg_hf.known_checkpoints import (
-    PUBLISHED,
-    SETTINGS_ONLY,
-    known_checkpoint,
-    known_checkpoints,
-    read_known_checkpoint,
-    read_known_checkpoints,
-)
+from ttreg_hf.hub_config_files import read_known_checkpoint, read_known_checkpoints
+from ttreg_hf.known_checkpoints import known_checkpoint, known_checkpoints
+from ttreg_hf.publications import PUBLISHED, SETTINGS_ONLY
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIG_FILES = sorted((REPOSITORY / "hub_configs").glob("*.json"))
@@ -26,8 +21,11 @@ EXPECTED = {
     "facebook/dinov2-base": ("dinov2", 12, 3072, None),
     "facebook/dinov2-large": ("dinov2", 24, 4096, 45),
     "facebook/dinov2-giant": ("dinov2", 40, 4096, None),
+    "facebook/dinov3-vitb16-pretrain-lvd1689m": ("dinov3_vit", 12, 3072, None),
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": ("dinov3_vit", 24, 4096, None),
     "openai/clip-vit-base-patch16": ("clip_vision_model", 12, 3072, None),
     "openai/clip-vit-large-patch14": ("clip_vision_model", 24, 4096, None),
+    "openai/clip-vit-large-patch14-336": ("clip_vision_model", 24, 4096, None),
     "laion/CLIP-ViT-B-16-laion2B-s34B-b88K": ("clip_vision_model", 12, 3072, None),
     "google/siglip2-base-patch16-256": ("siglip_vision_model", 12, 3072, 50),
     "google/siglip2-so400m-patch14-224": ("siglip_vision_model", 27, 4304, 72),
@@ -167,6 +165,59 @@ def test_a_broken_file_gives_its_message_and_names_the_file(tmp_path, content, m
     with pytest.raises(ValueError, match=message) as caught:
         read_known_checkpoints(tmp_path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_dinov2_large_expects_the_strong_core():
+    known = known_checkpoints()["facebook/dinov2-large"]
+    ranks = {item.neuron: item.at_most for item in known.expectations if item.quantity == "rank"}
+    assert ranks == {(17, 884): 1} | {(17, n): 10 for n in (133, 3464, 2129, 2436, 2373, 1427)}
+    assert set(ranks) <= set(known.register_neurons)
+
+
+BROKEN_EXPECTATIONS = {
+    "not a list": ({}, r"`expectations` must be a list of JSON objects, got \{\}"),
+    "not objects": ([3], "`expectations` 0 must be a JSON object, got 3"),
+    "unknown field": ([{"quantity": "rank", "source": "a", "up": 1}], "`expectations` 0 has the unknown field `up`"),
+    "unknown quantity": (
+        [{"quantity": "beauty", "source": "a", "at_least": 1}],
+        "must be one of `norm_median`, .*'beau",
+    ),
+    "no source": ([{"quantity": "score_ratio", "source": "", "at_least": 1}], "say where it comes from.*score_ratio"),
+    "no bound": ([{"quantity": "score_ratio", "source": "a"}], "`at_least` <= `at_most`, or one of them; score_ratio"),
+    "bounds crossed": (
+        [{"quantity": "score_ratio", "source": "a", "at_least": 2, "at_most": 1}],
+        "score_ratio has 2, 1",
+    ),
+    "layer missing": ([{"quantity": "norm_max", "source": "a", "at_least": 1}], "norm_max must come with `layer`"),
+    "layer too many": (
+        [{"quantity": "score_ratio", "source": "a", "at_least": 1, "layer": 1}],
+        "score_ratio must come with neither `layer` nor `neuron`",
+    ),
+    "neuron not a pair": (
+        [{"quantity": "rank", "source": "a", "at_least": 1, "neuron": [1]}],
+        r"`neuron` must be \[layer, neuron\] or null, got \[1\]",
+    ),
+    "layer out of range": (
+        [{"quantity": "norm_max", "source": "a", "at_least": 1, "layer": 12}],
+        r"names layer 12 and neuron 0, but this is a model with 12 layers \(0 to 11\) and 3072 neurons a layer",
+    ),
+    "neuron out of range": (
+        [{"quantity": "rank", "source": "a", "at_least": 1, "neuron": [0, 3072]}],
+        "names layer 0 and neuron 3072",
+    ),
+    "overlap with nothing": (
+        [{"quantity": "published_in_top_k", "source": "a", "at_least": 1}],
+        "published_in_top_k must come with `register_neurons`, got null",
+    ),
+}
+
+
+@pytest.mark.parametrize(("expectations", "message"), BROKEN_EXPECTATIONS.values(), ids=BROKEN_EXPECTATIONS.keys())
+def test_a_broken_expectation_gives_its_message(tmp_path, expectations, message):
+    none_published = {"recipe": {}, "register_neurons": None, "options": {}, "status": SETTINGS_ONLY}
+    path = _write(tmp_path, {**VALID, **none_published, "expectations": expectations})
+    with pytest.raises(ValueError, match=message):
+        read_known_checkpoint(path)
 
 
 def test_reading_known_checkpoints_imports_no_torch():

@@ -5,18 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from families import images
+from families import TINY_TEXT, images
 from transformers import (
     BitImageProcessorPil,
     CLIPConfig,
+    CLIPImageProcessorPil,
     CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
     ResNetConfig,
     ResNetModel,
 )
 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.families import image_inputs, trunk_of
-from ttreg_hf.loading import default_device, load_model, load_processor
+from ttreg_hf.loading import default_device, load_model, load_processor, load_whole_processor
 
 NEURONS = [[1, 3]]
 
@@ -100,3 +103,14 @@ def test_a_processor_is_loaded_or_none(tmp_path):
     assert load_processor(str(tmp_path)) is None
     BitImageProcessorPil(size={"shortest_edge": 17}).save_pretrained(tmp_path)
     assert load_processor(str(tmp_path)).size["shortest_edge"] == 17
+
+
+def test_the_tokenizer_comes_along_where_a_model_reads_text(tmp_path):
+    clip = CLIPModel(CLIPConfig(text_config=TINY_TEXT, vision_config={"num_hidden_layers": 1, "hidden_size": 24}))
+    clip.config.save_pretrained(tmp_path)
+    CLIPImageProcessorPil().save_pretrained(tmp_path)
+    assert isinstance(load_whole_processor(clip, str(tmp_path)), CLIPImageProcessorPil)
+    tokenizer = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}, merges=[])
+    CLIPProcessor(CLIPImageProcessorPil(), tokenizer).save_pretrained(tmp_path)
+    assert load_whole_processor(clip, str(tmp_path)).tokenizer("a")["input_ids"] == [0, 2, 1]
+    assert isinstance(load_whole_processor(clip.vision_model, str(tmp_path)), CLIPImageProcessorPil)

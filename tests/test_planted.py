@@ -139,8 +139,10 @@ def test_after_patching_the_register_is_the_outlier(run):
 
 def test_after_patching_the_pooled_feature_points_where_it_did(run):
     similarity = torch.cosine_similarity(run.before.pooler_output, run.after.pooler_output)
-    # a head that pools the patches reads content of theirs that attended to the sink; CLS does so once a block
+    # without CLS all patches are pooled, and each feels that the register, which holds nothing else, draws other
+    # attention than a patch on which the neurons fire a little: 0.991 at the least, in an image without any outlier
     assert similarity.min() > (0.999 if run.prefix else 0.99)
+    assert similarity.mean() > (0.9995 if run.prefix else 0.997)
 
 
 def test_the_cls_tokens_attention_goes_to_outliers_before_and_to_the_register_after(run):
@@ -154,7 +156,9 @@ def test_the_cls_tokens_attention_goes_to_outliers_before_and_to_the_register_af
     on_register = after[:, run.layout.registers].sum(dim=1)[with_outliers]
     left = (after[:, run.layout.patches] * run.is_outlier).sum(dim=1)[with_outliers]
     assert (on_register > 10 * uniform).all()
-    assert (left / run.is_outlier.sum(dim=1)[with_outliers] < 2 * uniform).all()
+    # a patch asks by its content too, so without CLS former outliers keep about the share of any patch (1.3 at most)
+    bound = 0.5 if run.prefix else 1.5
+    assert (left / run.is_outlier.sum(dim=1)[with_outliers] < bound * uniform).all()
     assert on_register.mean() > 0.2
 
 

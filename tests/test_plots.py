@@ -11,8 +11,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ttreg_hf.figures import save_figure
 from ttreg_hf.maps import ImageMaps
-from ttreg_hf.plots import plot_before_after, plot_norms_per_block, save_figure
+from ttreg_hf.norm_plots import plot_norms_per_block
+from ttreg_hf.plots import plot_before_after
 
 PHOTO = np.zeros((32, 32, 3), dtype=np.uint8)
 

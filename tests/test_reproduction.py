@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from ttreg_hf import reproduction
+from ttreg_hf import judging, reproduction
 from ttreg_hf.calibration.images import open_images
 from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.sources import ImageSource
-from ttreg_hf.known_checkpoints import (
+from ttreg_hf.known_checkpoints import known_checkpoints
+from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
+from ttreg_hf.publications import (
     PUBLISHED,
     SETTINGS_ONLY,
     CalibrationDataset,
@@ -22,10 +24,7 @@ from ttreg_hf.known_checkpoints import (
     KnownCheckpoint,
     PublishedOptions,
     Recipe,
-    known_checkpoints,
-    read_known_checkpoint,
 )
-from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 from ttreg_hf.reproduction import Reproduction, format_table, reproduce, save_reproduction
 
 REPOSITORY = Path(__file__).parents[1]
@@ -276,74 +275,8 @@ def test_every_shipped_expectation_can_be_measured_and_holds_what_was_published(
     expectations = [item for known in known_checkpoints().values() for item in known.expectations]
     assert len(expectations) > 15
     for item in expectations:
-        assert item.quantity in reproduction._MEASURED
+        assert item.quantity in judging._MEASURED
         low, high = item.at_least, item.at_most
         if item.published is not None:
             assert low is None or low <= item.published
             assert high is None or item.published <= high
-
-
-def test_dinov2_large_expects_the_strong_core():
-    known = known_checkpoints()["facebook/dinov2-large"]
-    ranks = {item.neuron: item.at_most for item in known.expectations if item.quantity == "rank"}
-    assert ranks == {(17, 884): 1} | {(17, n): 10 for n in (133, 3464, 2129, 2436, 2373, 1427)}
-    assert set(ranks) <= set(known.register_neurons)
-
-
-BROKEN = {
-    "not a list": ({}, r"`expectations` must be a list of JSON objects, got \{\}"),
-    "not objects": ([3], "`expectations` 0 must be a JSON object, got 3"),
-    "unknown field": ([{"quantity": "rank", "source": "a", "up": 1}], "`expectations` 0 has the unknown field `up`"),
-    "unknown quantity": (
-        [{"quantity": "beauty", "source": "a", "at_least": 1}],
-        "must be one of `norm_median`, .*'beau",
-    ),
-    "no source": ([{"quantity": "score_ratio", "source": "", "at_least": 1}], "say where it comes from.*score_ratio"),
-    "no bound": ([{"quantity": "score_ratio", "source": "a"}], "`at_least` <= `at_most`, or one of them; score_ratio"),
-    "bounds crossed": (
-        [{"quantity": "score_ratio", "source": "a", "at_least": 2, "at_most": 1}],
-        "score_ratio has 2, 1",
-    ),
-    "layer missing": ([{"quantity": "norm_max", "source": "a", "at_least": 1}], "norm_max must come with `layer`"),
-    "layer too many": (
-        [{"quantity": "score_ratio", "source": "a", "at_least": 1, "layer": 1}],
-        "score_ratio must come with neither `layer` nor `neuron`",
-    ),
-    "neuron not a pair": (
-        [{"quantity": "rank", "source": "a", "at_least": 1, "neuron": [1]}],
-        r"`neuron` must be \[layer, neuron\] or null, got \[1\]",
-    ),
-    "layer out of range": (
-        [{"quantity": "norm_max", "source": "a", "at_least": 1, "layer": 12}],
-        r"names layer 12 and neuron 0, but this is a model with 12 layers \(0 to 11\) and 3072 neurons a layer",
-    ),
-    "neuron out of range": (
-        [{"quantity": "rank", "source": "a", "at_least": 1, "neuron": [0, 3072]}],
-        "names layer 0 and neuron 3072",
-    ),
-    "overlap with nothing": (
-        [{"quantity": "published_in_top_k", "source": "a", "at_least": 1}],
-        "published_in_top_k must come with `register_neurons`, got null",
-    ),
-}
-
-
-@pytest.mark.parametrize(("expectations", "message"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_expectation_gives_its_message(tmp_path, expectations, message):
-    content = {
-        "base_model": "org/name",
-        "family": "dinov2",
-        "num_hidden_layers": 12,
-        "neurons_per_layer": 3072,
-        "dataset": {"id": "org/images", "split": "train", "image_column": "image"},
-        "recipe": {},
-        "register_neurons": None,
-        "options": {},
-        "source": "none",
-        "status": SETTINGS_ONLY,
-        "expectations": expectations,
-    }
-    path = tmp_path / "org--name.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
-        read_known_checkpoint(path)

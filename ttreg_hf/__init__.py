@@ -5,13 +5,11 @@
 patched classes, so that `AutoModel.from_pretrained` loads patched checkpoints without `trust_remote_code`.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ttreg_hf.applying import add_test_time_registers, published_register_neurons
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
-from ttreg_hf.calibration.driver import calibrate, inspect_norms
-from ttreg_hf.calibration.norms import NormReport
-from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.from_hub import from_pretrained
-from ttreg_hf.hub import register_push_to_hub
 from ttreg_hf.modeling import (
     CLIPTTRegConfig,
     CLIPTTRegForImageClassification,
@@ -49,7 +47,28 @@ from ttreg_hf.modeling import (
     ViTTTRegModel,
     register_with_auto_classes,
 )
+from ttreg_hf.pushing import register_push_to_hub
 from ttreg_hf.register_neuron import RegisterNeuron
+
+if TYPE_CHECKING:
+    from ttreg_hf.calibration.driver import calibrate, inspect_norms
+    from ttreg_hf.calibration.norms import NormReport
+    from ttreg_hf.calibration.result import CalibrationResult
+    from ttreg_hf.evaluation.driver import EvaluationConfig, evaluate
+    from ttreg_hf.evaluation.result import Evaluation
+    from ttreg_hf.from_hub import from_pretrained
+
+# imported when first asked for, so that who loads a patched model does not wait for what makes and publishes one
+_LATER = {
+    "CalibrationResult": "ttreg_hf.calibration.result",
+    "Evaluation": "ttreg_hf.evaluation.result",
+    "EvaluationConfig": "ttreg_hf.evaluation.driver",
+    "NormReport": "ttreg_hf.calibration.norms",
+    "calibrate": "ttreg_hf.calibration.driver",
+    "evaluate": "ttreg_hf.evaluation.driver",
+    "from_pretrained": "ttreg_hf.from_hub",
+    "inspect_norms": "ttreg_hf.calibration.driver",
+}
 
 __version__ = "0.1.0"
 __all__ = [
@@ -76,6 +95,8 @@ __all__ = [
     "Dinov2WithRegistersTTRegConfig",
     "Dinov2WithRegistersTTRegForImageClassification",
     "Dinov2WithRegistersTTRegModel",
+    "Evaluation",
+    "EvaluationConfig",
     "GateConfig",
     "NormReport",
     "RegisterNeuron",
@@ -94,6 +115,7 @@ __all__ = [
     "ViTTTRegModel",
     "add_test_time_registers",
     "calibrate",
+    "evaluate",
     "from_pretrained",
     "inspect_norms",
     "published_register_neurons",
@@ -101,3 +123,9 @@ __all__ = [
 
 register_with_auto_classes()
 register_push_to_hub()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -1,6 +1,7 @@
 """From a stock model to a patched one that shares its parameters."""
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
-from ttreg_hf.families import patched_class
+from ttreg_hf.families import inner_layout, patched_class
 from ttreg_hf.known_checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -45,6 +46,7 @@ def add_test_time_registers(
     shift_scale: float | None = None,
     output_registers: bool = False,
     base_model_revision: str | None = None,
+    calibrated_image_size: tuple[int, int] | None = None,
 ) -> PreTrainedModel:
     """A patched model with the given model's weights, shared, not copied. The given model stays as it was.
 
@@ -58,6 +60,8 @@ def add_test_time_registers(
         shift_scale: factor on the moved value, 1 by default; 0 zeroes the neurons without moving them.
         output_registers: keep the registers in `hidden_states`, `attentions` and a bare model's `last_hidden_state`.
         base_model_revision: commit that the base model was loaded from, for the record.
+        calibrated_image_size: height and width, in pixels, that the neurons were found at; one much larger or smaller
+            is warned of.
 
     Returns:
         The patched twin of the model's class: same dtype, device, mode and attention implementation.
@@ -84,6 +88,10 @@ def add_test_time_registers(
     fields |= options
     fields["register_neurons"] = [_as_pair(neuron) for neuron in register_neurons]
     fields["output_registers"] = output_registers
+    fields["calibrated_patches"] = None
+    if calibrated_image_size is not None:
+        sides = zip(calibrated_image_size, inner_layout(model).patch_size, strict=True)
+        fields["calibrated_patches"] = math.prod(pixels // patch for pixels, patch in sides)
     if not isinstance(model, TTRegModelMixin):
         fields["base_model_name_or_path"] = model.name_or_path or None
         fields["base_model_revision"] = base_model_revision

@@ -8,15 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from huggingface_hub import ModelCard
 from transformers import AutoConfig, PreTrainedModel
 
 import ttreg_hf.modeling
 from ttreg_hf.calibration.result import JSON_FILE, TENSOR_FILE, CalibrationResult
-from ttreg_hf.card import model_card
+from ttreg_hf.card import merged_card, model_card
+from ttreg_hf.evaluation.result import EVALUATION_FILE, Evaluation, write_evaluation
 from ttreg_hf.hub_names import calibration_without_local_paths, config_without_local_paths
 from ttreg_hf.modeling.ttreg_base import TTRegConfigMixin, TTRegModelMixin
 from ttreg_hf.verifying import EXPECTED_OUTPUTS, expected_outputs
-from ttreg_hf.writing import whole_directory
+from ttreg_hf.writing import whole_directory, write_file
 
 CONFIG, CARD, BASE_WEIGHTS, PICTURES = "config.json", "README.md", "base_weights.json", "pictures"
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -76,6 +78,25 @@ def save_checkpoint(
         card = model_card(read_config(folder), calibration, pictures=pictures_of(checkpoint_files(folder)))
         card.save(folder / CARD)
     return Path(directory)
+
+
+def add_evaluation(directory: str | Path, evaluation: Evaluation) -> list[Path]:
+    """Write an evaluation into a checkpoint folder, and its figures onto the card; what its owner wrote there stays.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError, ValueError: not the folder of a patched checkpoint, or a file in it is not as written.
+    """
+    directory = Path(directory)
+    config, calibration, pictures = read_config(directory), read_calibration(directory), checkpoint_files(directory)
+    evaluations = write_evaluation(directory, evaluation)
+    card = model_card(config, calibration, evaluations=evaluations, pictures=pictures_of(pictures))
+    if (directory / CARD).is_file():
+        card = merged_card(card, ModelCard.load(directory / CARD))
+    write_file(directory / CARD, str(card).encode())
+    return [directory / EVALUATION_FILE, directory / CARD]
 
 
 def read_config(directory: Path) -> Any:
@@ -166,7 +187,7 @@ def is_weight_file(name: str) -> bool:
 
 def is_written_by_us(name: str) -> bool:
     """Whether a file of a repository is one that pushing writes, so that pushing again may take it away."""
-    return is_weight_file(name) or name in (BASE_WEIGHTS, JSON_FILE, TENSOR_FILE, *suitcase_files())
+    return is_weight_file(name) or name in (BASE_WEIGHTS, JSON_FILE, TENSOR_FILE, EVALUATION_FILE, *suitcase_files())
 
 
 def pictures_of(names: Iterable[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Which transformers classes have a patched twin, and where their parts are; read from the modeling files."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,19 +120,39 @@ def inner_layout(model: PreTrainedModel) -> TokenLayout:
     return TokenLayout(prefix, 0, (size, size) if isinstance(size, int) else tuple(size))
 
 
-def image_inputs(model: PreTrainedModel, pixel_values: Tensor) -> dict[str, Tensor]:
+def trunk_output_layout(model: PreTrainedModel) -> TokenLayout:
+    """Layout of the tokens that the trunk gives out now: of a model with a head always without test-time registers."""
+    if isinstance(model, TTRegModelMixin) and trunk_of(model) is model:
+        return model.token_layout
+    return replace(inner_layout(model), num_test_time_registers=0)
+
+
+def image_inputs(model: PreTrainedModel, pixel_values: Tensor) -> dict[str, Any]:
     """What a model's trunk takes to see images of one size.
 
     Args:
         model: a supported model.
-        pixel_values: `(B, 3, H, W)`, as they are.
+        pixel_values: `(B, 3, H, W)`, as they are; any size of whole patches.
 
     Returns:
-        Arguments of the trunk's `forward`; SigLIP 2 (NaFlex) reads flattened patches, of which none is padding.
+        Arguments of the trunk's `forward`; SigLIP 2 (NaFlex) reads flattened patches, of which none is padding. Where
+        positions have to be interpolated for this size, they are.
+
+    Raises:
+        ValueError: SigLIP 2, and height or width is not a whole number of patches.
     """
-    if "spatial_shapes" not in inspect.signature(trunk_of(model).forward).parameters:
-        return {"pixel_values": pixel_values}
+    arguments = inspect.signature(trunk_of(model).forward).parameters
+    if "spatial_shapes" not in arguments:
+        inputs: dict[str, Any] = {"pixel_values": pixel_values}
+        if "interpolate_pos_encoding" in arguments and not _is_own_size(model, pixel_values):
+            inputs["interpolate_pos_encoding"] = True
+        return inputs
     height, width = inner_layout(model).patch_size
+    if pixel_values.shape[-2] % height or pixel_values.shape[-1] % width:
+        raise ValueError(
+            f"{type(model).__name__} takes images of whole patches of {height} x {width} pixels, got "
+            f"{pixel_values.shape[-2]} x {pixel_values.shape[-1]}. Use the checkpoint's own image processor."
+        )
     patches = pixel_values.unfold(2, height, height).unfold(3, width, width)  # (B, 3, h, w, p, p)
     count, grid = len(patches), patches.shape[2:4]
     return {
@@ -139,6 +160,11 @@ def image_inputs(model: PreTrainedModel, pixel_values: Tensor) -> dict[str, Tens
         "pixel_attention_mask": pixel_values.new_ones(count, grid[0] * grid[1], dtype=torch.long),
         "spatial_shapes": torch.tensor([list(grid)] * count, device=pixel_values.device),
     }
+
+
+def _is_own_size(model: PreTrainedModel, pixel_values: Tensor) -> bool:
+    size = trunk_of(model).config.image_size
+    return tuple(pixel_values.shape[-2:]) == ((size, size) if isinstance(size, int) else tuple(size))
 
 
 def _model_type(stock: Any) -> str:

@@ -27,9 +27,10 @@ from ttreg_hf.checkpoint import (
     save_checkpoint,
 )
 from ttreg_hf.committing import commit_files, look_at, told
+from ttreg_hf.evaluation.result import Evaluation, read_evaluations
 from ttreg_hf.from_hub import saved_class
 from ttreg_hf.hub_names import calibration_without_local_paths, config_without_local_paths, is_hub_id
-from ttreg_hf.loading import load_processor
+from ttreg_hf.loading import load_whole_processor
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 from ttreg_hf.published_cards import merged_with_published, parent_licence
 from ttreg_hf.verifying import verify_checkpoint
@@ -67,6 +68,7 @@ class _Prepared:
     directory: Path
     config: Any
     calibration: CalibrationResult | None
+    evaluations: tuple[Evaluation, ...]
     contents: Mapping[str, bytes | Path]
     config_only: bool
     notes: tuple[str, ...] = field(default=())
@@ -168,14 +170,15 @@ def push_patched_model(
 ) -> CommitInfo:
     """`patched.push_to_hub(repo_id)`: as transformers' own, and with card, processor and verification.
 
-    The image processor is the one that lies beside the base model. Arguments as in `PreTrainedModel.push_to_hub`;
+    The processor is the one that lies beside the base model. Arguments as in `PreTrainedModel.push_to_hub`;
     errors as `push_checkpoint`.
     """
     source = model.name_or_path
     local = not is_hub_id(source)
     processor = None
     if source and (not local or Path(source).is_dir()):
-        processor = load_processor(source, revision=None if local else model.config.base_model_revision, token=token)
+        revision_of_base = None if local else model.config.base_model_revision
+        processor = load_whole_processor(model, source, revision=revision_of_base, token=token)
     with tempfile.TemporaryDirectory(prefix="ttreg-push-") as folder:
         checkpoint = save_checkpoint(
             model, Path(folder) / "checkpoint", processor=processor, max_shard_size=max_shard_size
@@ -194,11 +197,6 @@ def push_patched_model(
     if publication.commit is None:
         raise RuntimeError(f"{repo_id} must have a commit after a push, got none.")
     return publication.commit
-
-
-def register_push_to_hub() -> None:
-    """Let `patched.push_to_hub` publish complete checkpoints where ttreg_hf is installed."""
-    TTRegModelMixin.push_to_hub = push_patched_model  # type: ignore[method-assign, assignment]
 
 
 def _prepare(directory: Path, *, config_only: bool, force: bool) -> _Prepared:
@@ -231,7 +229,7 @@ def _prepare(directory: Path, *, config_only: bool, force: bool) -> _Prepared:
         model = saved_class(config).from_pretrained(directory, dtype="auto", use_safetensors=True)
         contents = {name: content for name, content in contents.items() if not is_weight_file(name)}
         contents[BASE_WEIGHTS] = _json(checksum_fields(model))
-    return _Prepared(directory, config, calibration, contents, config_only, notes)
+    return _Prepared(directory, config, calibration, read_evaluations(directory), contents, config_only, notes)
 
 
 def _check_base(config: Any) -> None:
@@ -253,6 +251,7 @@ def _card(
     return model_card(
         prepared.config,
         prepared.calibration,
+        evaluations=prepared.evaluations,
         repo_id=repo_id,
         revision=tag,
         pictures=pictures_of(prepared.contents),

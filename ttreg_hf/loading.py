@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
+from transformers.utils import has_file
 
 from ttreg_hf.families import supported_model_types, why_not
+
+_TOKENIZER = "tokenizer_config.json"
 
 
 def load_model(
@@ -35,12 +38,12 @@ def load_model(
     """
     _check_folder(name_or_path)
     hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(name_or_path, **hub)
+    model_type = _model_type(name_or_path, hub)
     kinds = [*supported_model_types(), *(f"{name}_ttreg" for name in supported_model_types())]
-    if config.model_type not in kinds:
+    if model_type not in kinds:
         raise ValueError(
-            f"{name_or_path} is a model of type {config.model_type!r}, which cannot be given test-time registers: "
-            f"{why_not(config.model_type)}. Supported are {', '.join(supported_model_types())}."
+            f"{name_or_path} is a model of type {model_type!r}, which cannot be given test-time registers: "
+            f"{why_not(model_type)}. Supported are {', '.join(supported_model_types())}."
         )
     model = AutoModel.from_pretrained(name_or_path, dtype=dtype or "auto", **hub)
     return model.eval().to(device or default_device())
@@ -62,9 +65,37 @@ def load_processor(
         return None
 
 
+def load_whole_processor(
+    model: PreTrainedModel,
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """What lies beside a checkpoint of this model: its image processor, with the tokenizer if the model reads text.
+
+    `None` where the checkpoint has none.
+    """
+    hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    # without this file AutoProcessor makes up a tokenizer that knows no words
+    if "text" in model.input_modalities and has_file(name_or_path, _TOKENIZER, revision=revision, token=token):
+        return AutoProcessor.from_pretrained(name_or_path, **hub)
+    return load_processor(name_or_path, **hub)
+
+
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _model_type(name_or_path: str, hub: dict[str, Any]) -> str:
+    try:
+        return AutoConfig.from_pretrained(name_or_path, **hub).model_type
+    except ImportError as error:  # timm is not installed, and would not help
+        if "timm" not in str(error):
+            raise
+        return "timm_wrapper"
 
 
 def _check_folder(name_or_path: str) -> None:

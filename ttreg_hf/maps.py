@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ttreg_hf.families import family_of, trunk_of
+from ttreg_hf.families import family_of, image_inputs, trunk_of
 from ttreg_hf.modeling.test_time_registers import TokenLayout
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin, down_projection, num_prefix_tokens
 
@@ -85,7 +85,7 @@ def image_maps(
         settings.enter_context(_outputs_without_registers(model))
         states = settings.enter_context(_recorded_output(blocks[detection_layer]))
         attentions = settings.enter_context(_recorded_output(_attention_of(blocks[-1])))
-        output = trunk(pixels)
+        output = trunk(**image_inputs(model, pixels))
     norms = inside.patch_map(_float(states[0]), *grid).norm(dim=1)  # (B, D, h, w) -> (B, h, w)
     given_BT = _given_attention(_float(attentions[0][1]), inside)
     attention = inside.patch_map(given_BT.unsqueeze(-1), *grid).squeeze(1)  # (B, T) -> (B, h, w)
@@ -185,7 +185,7 @@ def _neuron_activation(model: PreTrainedModel, pixels: Tensor, layer: int, index
     _check_range("`neuron` names neuron", index, 0, projection.in_features, f"layer {layer} has", "neurons")
     base = model.disable_test_time_registers() if isinstance(model, TTRegModelMixin) else nullcontext()
     with torch.no_grad(), base, _recorded_input(projection) as inputs:
-        trunk(pixels)
+        trunk(**image_inputs(model, pixels))
         layout, _ = _layouts(model)
     return layout.patch_map(_float(inputs[0][..., index, None]), *pixels.shape[-2:]).squeeze(1)
 

@@ -1,17 +1,11 @@
-"""Figures: one image before and after, and the norms of all blocks. They draw what they are given.
+"""The figure of one image, before and after. It draws the maps that it is given, in magma and viridis.
 
-Made without pyplot: no display and no global state. 1200 pixels wide. Magma and viridis, and the vermilion and blue of
-Okabe and Ito, which colour-blind readers tell apart.
-
-Letters: `L` blocks, `h`, `w` patches in height and width.
+Letters: `h`, `w` patches in height and width.
 """
 
-import os
-import tempfile
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +16,9 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
+from ttreg_hf.figures import DPI, FAINT, INK, WIDTH_INCHES, short_number, small_print
 from ttreg_hf.maps import ImageMaps, pca_colours
 
-_WIDTH_INCHES, _DPI = 12.0, 100
-_BEFORE_COLOUR, _AFTER_COLOUR, _INK, _FAINT = "#d55e00", "#0072b2", "#222222", "#666666"
 _LOG_SCALE_FROM = 8.0  # largest value over smallest: a linear scale would show one patch and darkness
 _SMALLEST_SHARE = 1e-5  # of attention; less is drawn as this
 
@@ -75,119 +68,31 @@ def plot_before_after(
             f"`before` and `after` are maps of one image, got grids {tuple(variants[0].patch_norms.shape)} and "
             f"{tuple(variants[1].patch_norms.shape)}. Give both models the same `pixel_values`."
         )
-    columns = [_norm_column(variants, norm_threshold), _attention_column(variants, norm_threshold)]
+    # by place; the photo is at 0, the PCA colours at 3
+    columns = {1: _norm_column(variants, norm_threshold), 2: _attention_column(variants, norm_threshold)}
     if before.neuron_activation is not None:
-        columns.append(_neuron_column(before.neuron_activation, neuron_name))
+        columns[4] = _neuron_column(before.neuron_activation, neuron_name)
     colours = [colour.numpy() for colour in pca_colours([maps.features for maps in variants])]
 
     figure, grid = _image_grid(len(variants), len(columns) + 2, before.patch_norms.shape, title, caption)
     for row, name in enumerate(["before", "after"][: len(variants)]):
         axes = _draw_image(figure, grid, row, 0, "Photo", photo)
-        axes.set_ylabel(name if after is not None else "", fontsize=13, color=_INK, fontweight="bold", labelpad=6)
-    for place, column in zip((1, 2, 4), columns, strict=False):
+        axes.set_ylabel(name if after is not None else "", fontsize=13, color=INK, fontweight="bold", labelpad=6)
+    for place, column in columns.items():
         _draw_column(figure, grid, place, column)
     for row, colour in enumerate(colours):
         axes = _draw_image(figure, grid, row, 3, "PCA of features", colour)
-        axes.set_xlabel("first 3 components as RGB", **_small())
+        axes.set_xlabel("first 3 components as RGB", **small_print())
     return figure
-
-
-def plot_norms_per_block(
-    median_L: Sequence[float],
-    max_L: Sequence[float],
-    *,
-    after: tuple[Sequence[float], Sequence[float]] | None = None,
-    norm_threshold: float | None = None,
-    detection_layer: int | None = None,
-    title: str,
-    caption: str = "",
-) -> Figure:
-    """Median and largest patch norm after each block, on a logarithmic axis.
-
-    Args:
-        median_L: median L2 norm of the patches in each block's raw output.
-        max_L: the largest one.
-        after: the same two of the patched model.
-        norm_threshold: drawn as a line.
-        detection_layer: the block that the threshold is meant for, marked; negative ones count from the end.
-        title: first line.
-        caption: small print at the bottom.
-    """
-    figure = Figure(figsize=(_WIDTH_INCHES, 5.2), dpi=_DPI, facecolor="white")
-    axes = figure.add_axes((0.075, 0.19, 0.78, 0.68))
-    layers = np.arange(len(median_L))
-    variants = [("before", _BEFORE_COLOUR, (median_L, max_L))]
-    if after is not None:
-        variants.append(("after", _AFTER_COLOUR, after))
-    labels = []
-    for name, colour, (medians, maxima) in variants:
-        prefix = f"{name}, " if after is not None else ""
-        axes.plot(layers, maxima, color=colour, linewidth=2.2, marker="o", markersize=5)
-        axes.plot(layers, medians, color=colour, linewidth=1.6, linestyle=(0, (4, 2)))
-        labels += [(float(maxima[-1]), f"{prefix}largest", colour), (float(medians[-1]), f"{prefix}median", colour)]
-    axes.set_yscale("log")
-    if norm_threshold is not None:
-        axes.axhline(norm_threshold, color=_FAINT, linewidth=1.2, linestyle=":")
-        labels.append((norm_threshold, f"threshold {_number(norm_threshold)}", _FAINT))
-    if detection_layer is not None:
-        layer = range(len(median_L))[detection_layer]
-        axes.axvspan(layer - 0.3, layer + 0.3, color="#000000", alpha=0.07, linewidth=0)
-        axes.annotate(
-            "detection block", (layer, 1), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points",
-            ha="center", va="bottom", fontsize=10, color=_FAINT,
-        )  # fmt: skip
-    _style_block_axes(axes, len(median_L))
-    _label_line_ends(axes, labels)
-    figure.text(0.075, 0.965, title, fontsize=14, color=_INK, fontweight="bold", va="top")
-    figure.text(0.075, 0.02, caption, va="bottom", wrap=True, **_small())
-    return figure
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure, all of it or nothing; an existing file is replaced.
-
-    Args:
-        figure: to be written.
-        path: its suffix names the format, such as `.png`, `.svg` or `.pdf`.
-
-    Raises:
-        ValueError: a format that matplotlib does not write.
-        OSError: the folder is missing or cannot be written to.
-    """
-    path = Path(path)
-    formats = figure.canvas.get_supported_filetypes()
-    suffix = path.suffix.removeprefix(".").lower()
-    if suffix not in formats:
-        raise ValueError(
-            f"A figure's file name ends in its format, got {path.name!r}. "
-            f"Formats are {', '.join(f'.{name}' for name in sorted(formats))}."
-        )
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format=suffix)
-        _give_default_permissions(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
-
-
-def _give_default_permissions(path: str) -> None:
-    """As `open` would: a temporary file is private."""
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)
 
 
 def _norm_column(variants: list[ImageMaps], threshold: float | None) -> _Column:
     notes = []
     for maps in variants:
-        note = f"largest {_number(float(maps.patch_norms.max()))}"
+        note = f"largest {short_number(float(maps.patch_norms.max()))}"
         if threshold is not None:
             outliers = int((maps.patch_norms > threshold).sum())
-            note += f"\n{outliers} of {maps.patch_norms.numel()} above {_number(threshold)}"
+            note += f"\n{outliers} of {maps.patch_norms.numel()} above {short_number(threshold)}"
         notes.append(note)
     norms = [maps.patch_norms.numpy() for maps in variants]
     scale = _shared_scale(norms, at_least=0.0 if threshold is None else 1.05 * threshold)
@@ -198,7 +103,8 @@ def _attention_column(variants: list[ImageMaps], threshold: float | None) -> _Co
     """Notes: the largest, or the share on the patches that are outliers before; after, also the register's."""
     outliers = variants[0].patch_norms > (float("inf") if threshold is None else threshold)
     notes = []
-    for maps, name in zip(variants, ("on outlier patches", "on the same patches"), strict=False):
+    names = ["on outlier patches", "on the same patches"]
+    for maps, name in zip(variants, names[: len(variants)], strict=True):
         note = f"largest {_percent(maps.attention.max())}"
         if outliers.any():
             note = f"{_percent(maps.attention[outliers].sum())} {name}"
@@ -214,7 +120,7 @@ def _neuron_column(activation: Tensor, name: str) -> _Column:
     """One map: it is measured before the shift, so it is the same in both variants."""
     largest = float(activation.flatten()[activation.abs().argmax()])
     reach = abs(largest) or 1.0
-    note = f"largest {_number(largest)}\nbefore it is moved"
+    note = f"largest {short_number(largest)}\nbefore it is moved"
     return _Column(
         f"Neuron {name}".strip(), "activation", "RdBu_r", [activation.numpy()], [note], Normalize(-reach, reach)
     )
@@ -233,19 +139,19 @@ def _image_grid(rows: int, columns: int, patches: Sequence[int], title: str, cap
     """A page of image cells with a row for colour bars below, sized so that the cells fit the images. In inches."""
     lines = textwrap.wrap(caption, 155)
     left, right, gap = 0.45, 0.2, 0.3
-    cell = (_WIDTH_INCHES - left - right - gap * (columns - 1)) / columns
+    cell = (WIDTH_INCHES - left - right - gap * (columns - 1)) / columns
     tall = cell * patches[0] / patches[1]
     top, notes, bar, bottom = 0.95, 0.6, 0.14, 0.7 + 0.19 * len(lines)
     height = top + rows * (tall + notes) + bar + bottom
-    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, facecolor="white")
     grid = GridSpec(
         rows + 1, columns, figure, height_ratios=[tall] * rows + [bar],
-        left=left / _WIDTH_INCHES, right=1 - right / _WIDTH_INCHES, top=1 - top / height, bottom=bottom / height,
+        left=left / WIDTH_INCHES, right=1 - right / WIDTH_INCHES, top=1 - top / height, bottom=bottom / height,
         wspace=gap / cell, hspace=notes * (rows + 1) / (rows * tall + bar),
     )  # fmt: skip
-    margin = left / _WIDTH_INCHES
-    figure.text(margin, 1 - 0.2 / height, title, fontsize=15, color=_INK, fontweight="bold", va="top", wrap=True)
-    figure.text(margin, 0.15 / height, "\n".join(lines), va="bottom", **_small())
+    margin = left / WIDTH_INCHES
+    figure.text(margin, 1 - 0.2 / height, title, fontsize=15, color=INK, fontweight="bold", va="top", wrap=True)
+    figure.text(margin, 0.15 / height, "\n".join(lines), va="bottom", **small_print())
     return figure, grid
 
 
@@ -253,7 +159,7 @@ def _draw_image(figure: Figure, grid: GridSpec, row: int, column: int, title: st
     """One cell; only the first row has titles."""
     axes = figure.add_subplot(grid[row, column])
     axes.imshow(np.asarray(image), interpolation="nearest", **({"cmap": "gray"} | style))
-    axes.set_title(title if row == 0 else "", fontsize=12, color=_INK, pad=6)
+    axes.set_title(title if row == 0 else "", fontsize=12, color=INK, pad=6)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -263,7 +169,7 @@ def _draw_image(figure: Figure, grid: GridSpec, row: int, column: int, title: st
 def _draw_column(figure: Figure, grid: GridSpec, place: int, column: _Column) -> None:
     for row, (values, note) in enumerate(zip(column.maps, column.notes, strict=True)):
         axes = _draw_image(figure, grid, row, place, column.title, values, cmap=column.colour_map, norm=column.scale)
-        axes.set_xlabel(note, **_small())
+        axes.set_xlabel(note, **small_print())
     bar_axes = figure.add_subplot(grid[grid.nrows - 1, place])
     bar = figure.colorbar(axes.images[0], cax=bar_axes, orientation="horizontal")
     bar.outline.set_visible(False)
@@ -273,15 +179,15 @@ def _draw_column(figure: Figure, grid: GridSpec, place: int, column: _Column) ->
 def _style_bar(axes: Axes, column: _Column) -> None:
     axes.xaxis.set_major_locator(_few_ticks(column.scale))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, position: _number(value)))
-    axes.tick_params(labelsize=9, colors=_FAINT, length=3)
-    axes.set_xlabel(column.unit, **_small())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, position: short_number(value)))
+    axes.tick_params(labelsize=9, colors=FAINT, length=3)
+    axes.set_xlabel(column.unit, **small_print())
     if column.mark is not None:
         axes.axvline(column.mark, color="white", linewidth=3.5)
-        axes.axvline(column.mark, color=_INK, linewidth=1.5)
+        axes.axvline(column.mark, color=INK, linewidth=1.5)
         axes.annotate(
             "threshold", (column.mark, 1), (0, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
-            ha="center", va="bottom", fontsize=8, color=_INK,
+            ha="center", va="bottom", fontsize=8, color=INK,
         )  # fmt: skip
 
 
@@ -290,39 +196,6 @@ def _few_ticks(scale: Normalize) -> Locator:
         return MaxNLocator(4)
     wide = float(scale.inverse(1.0)) / float(scale.inverse(0.0)) > 50
     return LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=9)
-
-
-def _style_block_axes(axes: Axes, num_blocks: int) -> None:
-    axes.set_xlabel("block", fontsize=11, color=_INK)
-    axes.set_ylabel("L2 norm of patch tokens", fontsize=11, color=_INK)
-    axes.set_xlim(-0.5, num_blocks - 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(min(num_blocks, 13), integer=True))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: _number(value)))
-    axes.tick_params(labelsize=10, colors=_FAINT)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _label_line_ends(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
-    """Names at the right end of the lines, pushed apart where they would overlap."""
-    low, high = np.log(axes.get_ylim())
-    bottom = -1.0
-    for value, text, colour in sorted(labels):
-        place = max(float((np.log(value) - low) / (high - low)), bottom)
-        axes.text(1.01, place, text, transform=axes.transAxes, color=colour, fontsize=11, va="center")
-        bottom = place + 0.055
-
-
-def _small() -> dict[str, Any]:
-    return {"fontsize": 10, "color": _FAINT}
-
-
-def _number(value: float) -> str:
-    """Three digits: `0.00312`, `4.5`, `369`, `2830`."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _percent(share: float | Tensor) -> str:

@@ -13,11 +13,15 @@ from torch import Tensor
 from transformers import AutoModel, BitImageProcessorPil
 
 from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.calibration.batches import ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import Progress, calibrate, inspect_norms, silent
 from ttreg_hf.checkpoint import save_checkpoint
 from ttreg_hf.photographs import load_photographs, photograph_paths
 from ttreg_hf.planted import PlantedModel, planted_model
+from ttreg_hf.report.folder import REPORT_FILE, write_report
+from ttreg_hf.report.switch import record_switch
+from ttreg_hf.report.switch_file import save_switch
 from ttreg_hf.visualizing import write_before_after
 from ttreg_hf.writing import whole_directory
 
@@ -52,7 +56,7 @@ def _run(folder: Path, output: Path, say: Callable[[str], None], progress: Progr
         size={"shortest_edge": _SIZE}, crop_size={"height": _SIZE, "width": _SIZE}, do_center_crop=True
     )
     photographs = load_photographs()
-    images = [crop for photograph in photographs for crop in _crops(photograph)]
+    images = [*photographs, *(corner for photograph in photographs for corner in _corners(photograph))]
     planted = _plant_and_save(folder / "base", images, processor)
     say(f"base         planted toy DINOv2, {_listed(planted.register_neurons)} wired in as register neurons")
 
@@ -64,9 +68,14 @@ def _run(folder: Path, output: Path, say: Callable[[str], None], progress: Progr
         f"{norms.first_outlier_layer}, in {norms.images_with_outliers:.0%} of {norms.num_images} images"
     )
 
-    name = f"{len(images)} crops of {len(photographs)} bundled photographs"
+    name = f"{len(photographs)} bundled photographs and {len(images) - len(photographs)} crops of them"
     result = calibrate(planted.model, images, config=config, processor=processor, images_name=name, progress=progress)
     result.save(folder / "calibration")
+    batches = ImageBatches(
+        images, processor, num_images=len(images), batch_size=config.batch_size or 1, device=planted.model.device
+    )
+    save_switch(record_switch(planted.model, batches, result, note=CAPTION), folder / "calibration")
+    write_report(folder / "calibration", result)
     found = {(neuron.layer, neuron.neuron) for neuron in result.register_neurons}
     truth = {(neuron.layer, neuron.neuron) for neuron in planted.register_neurons}
     say(
@@ -74,7 +83,12 @@ def _run(folder: Path, output: Path, say: Callable[[str], None], progress: Progr
         f"{len(found - truth)} others; verdict {result.verdict}"
     )
 
-    patched = add_test_time_registers(planted.model, result.register_neurons)
+    patched = add_test_time_registers(
+        planted.model,
+        result.register_neurons,
+        shift_value=result.shift_value,
+        calibrated_image_size=result.provenance.image_size,
+    )
     save_checkpoint(patched, folder / "checkpoint", processor=processor, calibration=result)
     loaded = AutoModel.from_pretrained(folder / "checkpoint").eval()
     _check_same_outputs(patched, loaded, planted.sample[:4])
@@ -101,6 +115,7 @@ def _run(folder: Path, output: Path, say: Callable[[str], None], progress: Progr
     )
     for part in ("base", "calibration", "checkpoint", "pictures"):
         say(f"{'wrote' if part == 'base' else '':<13}{output / part}")
+    say(f"{'open':<13}{output / 'calibration' / REPORT_FILE}")
     say("The toy shows the mechanism, not the benefit: its features are random. Next: ttreg inspect MODEL")
     return {
         "planted": sorted(truth),
@@ -128,12 +143,12 @@ def _plant_and_save(directory: Path, images: list[Image.Image], processor: Any) 
     return planted
 
 
-def _crops(photograph: Image.Image) -> list[Image.Image]:
-    """The whole photograph and its four overlapping corners."""
+def _corners(photograph: Image.Image) -> list[Image.Image]:
+    """Four overlapping ones."""
     width, height = photograph.size
     across, down = int(0.6 * width), int(0.6 * height)
     corners = [(left, top) for top in (0, height - down) for left in (0, width - across)]
-    return [photograph, *(photograph.crop((left, top, left + across, top + down)) for left, top in corners)]
+    return [photograph.crop((left, top, left + across, top + down)) for left, top in corners]
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ guesses until then. The published figures and their bounds are data, in `hub_con
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,39 +20,22 @@ from ttreg_hf.calibration.batches import ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
 from ttreg_hf.calibration.driver import calibrate, inspect_norms
 from ttreg_hf.calibration.images import open_images
+from ttreg_hf.calibration.measuring import measure
 from ttreg_hf.calibration.norms import NormReport
+from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.calibration.selection import rank_neurons
 from ttreg_hf.calibration.sources import find_images
-from ttreg_hf.calibration.verification import FIXED, Verification, compare, measure
-from ttreg_hf.known_checkpoints import Expectation, KnownCheckpoint, known_checkpoint, known_checkpoints
+from ttreg_hf.calibration.verification import FIXED, Verification, compare
+from ttreg_hf.figures import save_figure
+from ttreg_hf.judging import FAIL, GATE_SOURCE, PASS, Row, as_text, gate_rows, judge, status_of
+from ttreg_hf.known_checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.loading import load_model, load_processor
-from ttreg_hf.plots import plot_norms_per_block, save_figure
+from ttreg_hf.norm_plots import plot_norms_per_block
+from ttreg_hf.publications import KnownCheckpoint
 from ttreg_hf.writing import check_output, whole_directory
 
-PASS, FAIL = "PASS", "FAIL"
 JSON_FILE, PICTURE_FILE = "reproduction.json", "norms_per_block.png"
 _IMAGES_TO_VERIFY = 64
-_GATE_SOURCE = "this project's gate, provisional (`GateConfig`)"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure, measured and judged.
-
-    Args:
-        quantity: what was measured.
-        measured: the value; `None` where there is none, which fails.
-        expected: the published figure and what passes, in words.
-        status: `PASS` or `FAIL`.
-        source: of the expectation.
-    """
-
-    quantity: str
-    measured: float | str | None
-    expected: str
-    status: str
-    source: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,14 +113,14 @@ def reproduce(
         options: dict[str, Any] = known.options.settings()
         published = verify(add_test_time_registers(model, known.register_neurons, **options))
     if result.register_neurons:
-        patched = add_test_time_registers(model, result.register_neurons)
+        patched = add_test_time_registers(model, result.register_neurons, shift_value=result.shift_value)
         ours = verify(patched)
         norms_after = inspect_norms(patched, source, config=few, processor=processor)
     rows = [
-        *(_judge(expectation, known, result) for expectation in known.expectations),
-        *(_gate_rows("the published neurons", published, gate, known.source) if known.register_neurons else ()),
-        *_gate_rows("our neurons", ours, gate, _GATE_SOURCE),
-        Row("verdict", result.verdict, FIXED, _status(result.verdict == FIXED), _GATE_SOURCE),
+        *(judge(expectation, known, result) for expectation in known.expectations),
+        *(gate_rows("the published neurons", published, gate, known.source) if known.register_neurons else ()),
+        *gate_rows("our neurons", ours, gate, GATE_SOURCE),
+        Row("verdict", result.verdict, FIXED, status_of(result.verdict == FIXED), GATE_SOURCE),
     ]
     return Reproduction(known, result, norms_after, published, ours, tuple(rows))
 
@@ -171,7 +153,7 @@ def format_table(reproduction: Reproduction) -> str:
     """The rows as text, with the source below each."""
     lines = [f"{reproduction.known.base_model}, {reproduction.result.norms.num_images} images"]
     for row in reproduction.rows:
-        lines.append(f"{row.status}  {row.quantity}: {_figure(row.measured)} (expected {row.expected})")
+        lines.append(f"{row.status}  {row.quantity}: {as_text(row.measured)} (expected {row.expected})")
         lines.append(f"      {row.source}")
     failed = sum(row.status == FAIL for row in reproduction.rows)
     lines.append(f"{len(reproduction.rows) - failed} PASS, {failed} FAIL")
@@ -247,110 +229,14 @@ def _verifier(
     detection_layer, norm_threshold = config.detection_layer, config.norm_threshold
     if detection_layer is None or norm_threshold is None:
         raise ValueError("Verifying needs the settings that a calibration has resolved, got `None`.")
-    layer, threshold = detection_layer, norm_threshold
+    rule = OutlierRule(detection_layer, norm_threshold)
     batches = ImageBatches(
         source, processor, num_images=config.num_images, batch_size=config.batch_size or 16, device=model.device
     )
-    before = measure(model, batches, detection_layer=layer, norm_threshold=threshold)
+    before = measure(model, batches, rule)
 
     def verify(patched: PreTrainedModel) -> Verification:
-        after = measure(patched, batches, detection_layer=layer, norm_threshold=threshold)
+        after = measure(patched, batches, rule)
         return compare(before, after, in_sample=True)
 
     return verify
-
-
-def _judge(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> Row:
-    measured = _MEASURED[expectation.quantity](expectation, known, result)
-    low, high = expectation.at_least, expectation.at_most
-    passed = measured is not None and (low is None or measured >= low) and (high is None or measured <= high)
-    name = expectation.quantity.replace("_", " ")
-    if expectation.layer is not None:
-        name += f", block {expectation.layer}"
-    if expectation.neuron is not None:
-        name += " of {}/{}".format(*expectation.neuron)
-    return Row(name, measured, _expected(expectation.published, low, high), _status(passed), expectation.source)
-
-
-def _gate_rows(whose: str, verification: Verification | None, gate: GateConfig, source: str) -> list[Row]:
-    ratio = verification.outlier_ratio if verification else None
-    similarity = verification.feature_similarity if verification else None
-    source = source if source == _GATE_SOURCE else f"neurons: {source}; bounds: {_GATE_SOURCE}"
-    return [
-        Row(
-            f"outliers after / before, patched with {whose}",
-            ratio,
-            _expected(None, None, gate.max_outlier_ratio),
-            _status(ratio is not None and ratio <= gate.max_outlier_ratio),
-            source,
-        ),
-        Row(
-            f"cosine of the pooled feature, patched with {whose}",
-            similarity,
-            _expected(None, gate.min_feature_similarity, None),
-            _status(similarity is not None and similarity >= gate.min_feature_similarity),
-            source,
-        ),
-    ]
-
-
-def _ranking(result: CalibrationResult) -> list[tuple[int, int]]:
-    ranked = rank_neurons(
-        result.scores,
-        first_layer=result.config.first_layer or 0,
-        last_layer=len(result.scores) - 1 if result.config.last_layer is None else result.config.last_layer,
-        top_k=result.scores.numel(),
-    )
-    return [(neuron.layer, neuron.neuron) for neuron in ranked]
-
-
-def _rank(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> float | None:
-    ranking = _ranking(result)
-    return ranking.index(expectation.neuron) + 1 if expectation.neuron in ranking else None
-
-
-def _score_ratio(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> float | None:
-    first, second = result.scores.flatten().topk(2).values.tolist()
-    return first / second if second > 0 else None
-
-
-def _share_found(factor: int) -> Callable[[Expectation, KnownCheckpoint, CalibrationResult], float | None]:
-    def share(expectation: Expectation, known: KnownCheckpoint, result: CalibrationResult) -> float | None:
-        published = set(known.register_neurons or ())
-        found = published & set(_ranking(result)[: factor * len(published)])
-        return len(found) / len(published) if published else None
-
-    return share
-
-
-def _of_block(value: Callable[[NormReport, int], float]) -> Callable[..., float | None]:
-    return lambda expectation, known, result: value(result.norms, expectation.layer)
-
-
-_MEASURED: dict[str, Callable[[Expectation, KnownCheckpoint, CalibrationResult], float | None]] = {
-    "norm_median": _of_block(lambda norms, layer: norms.median[layer]),
-    "norm_max": _of_block(lambda norms, layer: norms.max[layer]),
-    "paper_threshold": _of_block(lambda norms, layer: norms.mean[layer] + 3 * norms.std[layer]),
-    "first_outlier_layer": lambda expectation, known, result: result.norms.first_outlier_layer,
-    "rank": _rank,
-    "score_ratio": _score_ratio,
-    "published_in_top_k": _share_found(1),
-    "published_in_top_2k": _share_found(2),
-}
-
-
-def _expected(published: float | None, low: float | None, high: float | None) -> str:
-    bounds = " and ".join(
-        f"{words} {_figure(bound)}" for words, bound in (("at least", low), ("at most", high)) if bound is not None
-    )
-    return bounds if published is None else f"{_figure(published)}, {bounds}"
-
-
-def _figure(value: float | str | None) -> str:
-    if value is None or isinstance(value, str):
-        return value or "none"
-    return f"{value:.4g}" if math.isfinite(value) else str(value)
-
-
-def _status(passed: bool) -> str:
-    return PASS if passed else FAIL

@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.images import to_pil, to_pixel_values
+from ttreg_hf.figures import save_figure
 from ttreg_hf.maps import ImageMaps, image_maps
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
-from ttreg_hf.plots import plot_before_after, save_figure
+from ttreg_hf.plots import plot_before_after
 
 ImageLike = str | Path | Image.Image
 
@@ -105,9 +106,15 @@ def picture_paths(images: Sequence[ImageLike], output: str | Path) -> list[Path]
 
 
 def seen_photograph(pixel_values: Tensor, processor: Any) -> Any:
-    """What the model sees, as an image again: `(3, H, W)` -> `(H, W, 3)` array from 0 to 1."""
+    """What the model sees, as an image again: `(3, H, W)` -> `(H, W, 3)` array from 0 to 1.
+
+    Without a processor that says how it was normalised, its lowest value becomes black and its highest white.
+    """
     mean, deviation = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    if getattr(processor, "do_normalize", False) and mean is not None and deviation is not None:
+    if processor is None:
+        low, high = pixel_values.aminmax()
+        pixel_values = (pixel_values - low) / (high - low).clamp(min=1e-12)
+    elif getattr(processor, "do_normalize", False) and mean is not None and deviation is not None:
         pixel_values = pixel_values * torch.tensor(deviation)[:, None, None] + torch.tensor(mean)[:, None, None]
     return pixel_values.float().clamp(0, 1).permute(1, 2, 0).numpy()
 

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import os
 import shutil
@@ -28,9 +28,7 @@ def whole_directory(directory: str | Path, *, overwrite: bool = False) -> Iterat
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent))
     try:
         yield unfinished
-        umask = os.umask(0)
-        os.umask(umask)
-        unfinished.chmod(0o777 & ~umask)  # mkdtemp keeps others out
+        unfinished.chmod(_allowed(0o777))  # mkdtemp keeps others out
         if directory.exists():
             replaced = unfinished.with_suffix(".old")
             directory.rename(replaced)
@@ -44,6 +42,32 @@ def whole_directory(directory: str | Path, *, overwrite: bool = False) -> Iterat
             unfinished.rename(directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_file(path: str | Path, data: bytes) -> Path:
+    """Write a file, all of it or nothing; an existing one is replaced.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, _allowed(0o666))  # mkstemp keeps others out
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def _allowed(mode: int) -> int:
+    """What the umask leaves of it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mode & ~mask
 
 
 def check_output(directory: str | Path, *, overwrite: bool) -> None:

@@ -72,7 +72,7 @@ def planted() -> PlantedModel:
 
 
 def _calibrate(planted: PlantedModel, count: int, *, config: dict[str, Any] | None = None, **options: Any) -> Any:
-    fields = {"num_images": count, "batch_size": 16, "top_k": 2, **(config or {})}
+    fields = {"num_images": count, "batch_size": 16, "first_layer": 0, "top_k": 2, **(config or {})}
     return calibrate(planted.model, synthetic_images(72, seed=5), config=_explicit(planted, **fields), **options)
 
 

@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets import Image as ImageFeature
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.batches import BadImage, ImageBatches, _collate
 from ttreg_hf.calibration.images import open_images, to_pil, to_pixel_values
 
 CPU = torch.device("cpu")
@@ -265,9 +266,25 @@ def test_pil_images_without_a_processor_are_refused():
         list(batches_of([photograph()], processor=None))
 
 
-def test_images_of_several_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"have one size, got \[\(3, 2, 2\), \(3, 4, 4\)\]\. Resize them"):
-        list(batches_of([torch.zeros(3, 2, 2), torch.zeros(3, 4, 4)]))
+def test_images_of_one_size_go_together():
+    """In the order of the first of each size; a cut comes with the last of them."""
+    sizes = [2, 4, 2, 2, 4, 6]
+    images = [torch.full((3, size, size), float(place)) for place, size in enumerate(sizes)]
+    batches = batches_of(images, batch_size=4)
+    assert places(batches) == [[0, 2, 3], [1], [4], [5]]
+    assert places(batches.first(3)) == [[0, 2], [1]]
+    cut = [(batch.places, batch.cut) for batch in batches.cut_at([2, 6])]
+    assert cut == [((0,), None), ((1,), 2), ((2, 3), None), ((4,), None), ((5,), None), ((), 6)]
+
+
+def test_a_data_loader_pins_images_of_every_size(monkeypatch):
+    """What it does for a GPU, which need not be there for this."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tuple(tensor.shape)) or tensor)
+    collated = pin_memory(_collate([(0, torch.zeros(3, 2, 2)), (1, torch.zeros(3, 4, 4)), (2, BadImage("a", "b"))]))
+    assert pinned == [(1, 3, 2, 2), (1, 3, 4, 4)]
+    assert [batch.places for batch in collated.by_size] == [(0,), (1,)]
+    assert collated.bad_images == [(2, BadImage("a", "b"))]
 
 
 @pytest.mark.parametrize(("num_images", "expected"), [(1, [[0]]), (4, [[0, 1, 2], [3]]), (99, [[0, 1, 2], [3, 4]])])

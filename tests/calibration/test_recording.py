@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import CASES, NEURONS, Case, images
+from modeling.laws import reading
 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.recording import Recorder, Recording
@@ -93,6 +94,29 @@ def test_feature_is_what_heads_read(bare_case):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("output_registers", [False, True])
+@pytest.mark.parametrize("name", ["ViT", "DeiT"])
+def test_feature_of_a_trunk_without_pooling_is_what_its_classifier_reads(name, output_registers):
+    """CLS, and not the mean over all tokens, registers among them."""
+    case = next(case for case in CASES if case.stock_class.__name__ == f"{name}ForImageClassification")
+    model = add_test_time_registers(case.stock_model(), NEURONS, output_registers=output_registers)
+    with reading(model.classifier) as read:
+        model(**image_inputs(model, images()))
+    torch.testing.assert_close(_record(model).feature_BD, read[0])
+
+
+@torch.no_grad()
+def test_feature_of_a_bare_model_without_pooling_leaves_out_the_registers_that_it_gives_out():
+    stock = next(case for case in CASES if case.stock_class.__name__ == "SiglipVisionModel").stock_model(
+        vision_use_head=False
+    )
+    patched = add_test_time_registers(stock, NEURONS, output_registers=True)
+    tokens = patched(images()).last_hidden_state
+    assert tokens.shape[1] == 17
+    torch.testing.assert_close(_record(patched).feature_BD, tokens[:, 1:].mean(1))
+
+
+@torch.no_grad()
 def test_feature_of_a_backbone_is_the_mean_patch_of_its_last_map():
     case = next(case for case in CASES if case.is_backbone)
     model = case.stock_model()
@@ -117,6 +141,13 @@ def test_recordings_do_not_share_what_an_earlier_batch_left(bare_case):
     assert torch.equal(first.acts_by_layer[1], again.acts_by_layer[1])
 
 
+@torch.no_grad()
+def test_embedding_norms_are_those_that_the_first_block_reads(bare_case):
+    model = bare_case.stock_model()
+    states = model(**image_inputs(model, images()), output_hidden_states=True).hidden_states
+    torch.testing.assert_close(_record(model, layers=()).embedding_norms_BT, states[0].norm(dim=-1))
+
+
 def test_recording_needs_no_gradients(bare_case):
     recording = _record(bare_case.stock_model(), layers=(0,))
     assert not recording.norms_LBT.requires_grad
@@ -129,7 +160,7 @@ def test_hooks_are_gone_afterwards(bare_case, is_patched):
     model = add_test_time_registers(model, NEURONS) if is_patched else model
     before = _num_hooks(model)
     with Recorder(model, (0, 1)):
-        assert _num_hooks(model) == before + len(blocks_of(model)) + 2
+        assert _num_hooks(model) == before + len(blocks_of(model)) + 2 + 1  # blocks, layers, embeddings
     assert _num_hooks(model) == before
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ttreg_hf.calibration.attention import MapChanges
+from ttreg_hf.calibration.candidates import Candidate
 from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.controls import Controls, NeuronEffect
 from ttreg_hf.calibration.convergence import Convergence
+from ttreg_hf.calibration.minimal_set import Selection, SelectionStep
 from ttreg_hf.calibration.norms import NormStatistics, norm_report
 from ttreg_hf.calibration.result import (
     JSON_FILE,
@@ -16,8 +20,31 @@ from ttreg_hf.calibration.result import (
     CalibrationResult,
     Provenance,
 )
-from ttreg_hf.calibration.verification import Verification
+from ttreg_hf.calibration.trial import Outcome
+from ttreg_hf.calibration.verification import GateCheck, Verification
 from ttreg_hf.register_neuron import RegisterNeuron
+
+
+def _verification() -> Verification:
+    return Verification(
+        num_images=2,
+        in_sample=True,
+        outlier_fraction_before=0.25,
+        outlier_fraction_after=0.0,
+        outlier_ratio_interval=(0.0, 0.0),
+        max_norm_before=(1.0, 9.0, 9.0),
+        max_norm_after=(1.0, 1.0, 1.0),
+        tail_before=(1.0, 9.0, 9.0),
+        tail_after=(1.0, 1.0, 1.0),
+        register_norm=9.0,
+        feature_similarity=0.999,
+        feature_similarity_interval=(0.998, 1.0),
+        min_feature_similarity=0.99,
+        maps=MapChanges(0.5, 0.1, 0.2, 0.9, 0.4, 0.99),
+        controls=Controls(Outcome(0.1, 0.5), (Outcome(1.0, 1.0), Outcome(0.9, 1.0))),
+        neurons=(NeuronEffect(1, 7, 0.9, 0.001, 0.0011), NeuronEffect(2, 0, 0.0, 0.0, None)),
+        checks=(GateCheck("outliers after / before", 0.0, 0.1, "Try more."),),
+    )
 
 
 def _result(*, score: float = 0.1 + 0.2, versions: dict[str, object] | None = None) -> CalibrationResult:
@@ -30,7 +57,21 @@ def _result(*, score: float = 0.1 + 0.2, versions: dict[str, object] | None = No
         scores=scores,
         verdict="fixed",
         norms=norm_report(statistics, 1, 1.5),
-        verification=Verification(2, True, 0.25, 0.0, (1.0, 9.0, 9.0), (1.0, 1.0, 1.0), 9.0, 0.999, 0.99),
+        verification=_verification(),
+        shift_value="per_layer",
+        reasons=("because",),
+        selections=(
+            Selection(
+                (RegisterNeuron(1, 7, score),),
+                "per_layer",
+                Outcome(0.5, 1.0),
+                Outcome(0.0, 0.9),
+                (SelectionStep("grow", 1, 0.5, 1.0, kept=False),),
+                images_run=7,
+                within_budget=True,
+            ),
+        ),
+        candidates=(Candidate(RegisterNeuron(1, 7, score), 0.5, 1.0, 0.75),),
         config=CalibrationConfig(num_images=2, norm_threshold=1.5, detection_layer=1, last_layer=2, top_k=2),
         chosen=("detection_layer",),
         convergence=Convergence(50, (16, 20), (0.5, 1.0), (0.25, 0.75)),
@@ -79,7 +120,7 @@ def test_json_says_what_people_look_for(tmp_path):
     _result().save(tmp_path)
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     assert fields["register_neurons"][0] == [1, 7, 0.1 + 0.2]
-    assert (fields["verdict"], fields["format"], fields["config"]["top_k"]) == ("fixed", 1, 2)
+    assert (fields["verdict"], fields["format"], fields["config"]["top_k"]) == ("fixed", 2, 2)
 
 
 def test_saving_again_replaces_both_files(tmp_path):
@@ -113,10 +154,10 @@ def test_a_missing_file_is_named(tmp_path, name):
         CalibrationResult.load(tmp_path)
 
 
-@pytest.mark.parametrize("written", [2, None])
+@pytest.mark.parametrize("written", [1, None])
 def test_another_format_is_refused(tmp_path, written):
     _result().save(tmp_path)
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     (tmp_path / JSON_FILE).write_text(json.dumps(fields | {"format": written}), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"has format {written}, this version reads 1\. Calibrate again"):
+    with pytest.raises(ValueError, match=rf"has format {written}, this version reads 2\. Calibrate again"):
         CalibrationResult.load(tmp_path)

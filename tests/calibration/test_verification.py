@@ -2,53 +2,101 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from families import NEURONS, images
 
 from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.calibration.attention import _entropy
 from ttreg_hf.calibration.batches import Batch
 from ttreg_hf.calibration.config import GateConfig
-from ttreg_hf.calibration.verification import Measured, Verification, compare, measure, verdict_of
-from ttreg_hf.families import image_inputs
-from ttreg_hf.planted import planted_model, synthetic_images
+from ttreg_hf.calibration.controls import RANDOM_DRAWS, Controls, random_neurons
+from ttreg_hf.calibration.measuring import Measured, measure
+from ttreg_hf.calibration.norms import NormStatistics
+from ttreg_hf.calibration.outliers import OutlierRule
+from ttreg_hf.calibration.trial import Outcome, Trial
+from ttreg_hf.calibration.verification import Verification, compare, gate_checks, verify
+from ttreg_hf.families import blocks_of, image_inputs
+from ttreg_hf.maps import image_maps
+from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
+from ttreg_hf.register_neuron import RegisterNeuron
+
+GATE = GateConfig(max_outlier_ratio=0.1, max_drift=0.0625, max_drift_of_zeroed=0.5, max_ratio_of_random=0.5)
 
 
-def _verification(*, before: float = 0.1, after: float = 0.0, similarity: float = 1.0) -> Verification:
-    return Verification(4, False, before, after, (1.0,), (1.0,), 0.0, similarity, similarity)
+def _measured(features: list[list[float]], outliers: list[int], register_norm: float = 0.0) -> Measured:
+    masks = [torch.arange(10) < count for count in outliers]
+    norms = [torch.where(mask, 9.0, 1.0) for mask in masks]
+    statistics = NormStatistics(1, torch.device("cpu"))
+    statistics.add(torch.stack(norms)[None])
+    return Measured(tuple(masks), tuple(norms), statistics, register_norm, torch.tensor(features))
+
+
+def _verification(
+    *, after: float = 0.0, similarity: float = 1.0, zeroed: float = 1.0, random: tuple[float, ...] = (1.0, 0.9)
+) -> Verification:
+    same = _measured([[1.0, 0.0]], [1])
+    return dataclasses.replace(
+        compare(same, same, in_sample=False),
+        outlier_fraction_before=0.1,
+        outlier_fraction_after=after,
+        feature_similarity=similarity,
+        controls=Controls(Outcome(0.0, zeroed), tuple(Outcome(ratio, 1.0) for ratio in random)),
+    )
 
 
 @pytest.mark.parametrize(
-    ("after", "similarity", "verdict"),
+    ("fields", "failed"),
     [
-        (0.0, 1.0, "fixed"),
-        (0.01, 0.9, "fixed"),
-        (0.0101, 1.0, "unresolved"),
-        (0.0, 0.8999, "unresolved"),
-        (0.1, 1.0, "unresolved"),
-        (0.0, math.nan, "unresolved"),
+        ({}, []),
+        ({"after": 0.01, "similarity": 0.9375}, []),
+        ({"after": 0.0101}, ["outliers after / before"]),
+        ({"similarity": 0.9374}, ["feature drift"]),
+        ({"similarity": 0.75, "zeroed": 0.5}, []),
+        ({"similarity": 0.74, "zeroed": 0.5}, ["feature drift"]),
+        ({"after": 0.005, "random": (1.0, 0.1)}, []),
+        ({"after": 0.0051, "random": (1.0, 0.1)}, ["best of the random draws"]),
+        ({"random": (1.0, 0.0)}, ["best of the random draws"]),
+        ({"similarity": math.nan}, ["feature drift"]),
+        ({"after": math.nan}, ["outliers after / before", "best of the random draws"]),
     ],
 )
-def test_verdict_is_fixed_within_the_gate_bounds_included(after, similarity, verdict):
-    gate = GateConfig(max_outlier_ratio=0.1, min_feature_similarity=0.9)
-    assert verdict_of(_verification(after=after, similarity=similarity), gate) == verdict
+def test_every_condition_of_the_gate_counts_and_bounds_are_included(fields, failed):
+    found = _verification(**fields)
+    found = dataclasses.replace(found, checks=gate_checks(found, GATE))
+    names = [check.name for check in found.checks if not check.passed]
+    assert len(names) == len(failed)
+    assert all(part in name for part, name in zip(failed, names, strict=True))
+    assert found.verdict == ("unresolved" if failed else "fixed")
+    assert all(check.remedy for check in found.checks)
+
+
+def test_what_was_not_judged_is_unresolved():
+    assert _verification().verdict == "unresolved"
 
 
 def test_outlier_ratio_is_after_over_before():
-    assert _verification(before=0.2, after=0.05).outlier_ratio == pytest.approx(0.25)
-    assert _verification(before=0.0, after=0.0).outlier_ratio == 1.0  # nothing was shown to work
+    assert dataclasses.replace(_verification(after=0.05), outlier_fraction_before=0.2).outlier_ratio == 0.25
+    assert dataclasses.replace(_verification(), outlier_fraction_before=0.0).outlier_ratio == 1.0  # nothing was shown
 
 
-def test_compare_takes_the_cosine_of_each_image():
-    before = Measured(2, 0.5, torch.tensor([1.0, 9.0]), 0.0, torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
-    after = Measured(2, 0.1, torch.tensor([1.0, 2.0]), 7.0, torch.tensor([[5.0, 0.0], [3.0, 3.0]]))
+def test_compare_goes_image_by_image():
+    before = _measured([[1.0, 0.0], [0.0, 2.0]], [2, 4])
+    after = _measured([[5.0, 0.0], [3.0, 3.0]], [0, 1], register_norm=7.0)
     found = compare(before, after, in_sample=True)
     assert found.feature_similarity == pytest.approx((1 + math.sqrt(0.5)) / 2)
     assert found.min_feature_similarity == pytest.approx(math.sqrt(0.5))
-    expected = Verification(2, True, 0.5, 0.1, (1.0, 9.0), (1.0, 2.0), 7.0, 0, 0)
-    drift = {"feature_similarity": 0, "min_feature_similarity": 0}
-    assert dataclasses.replace(found, **drift) == expected
+    low, high = found.feature_similarity_interval
+    assert (low, high) == pytest.approx((math.sqrt(0.5), 1.0))
+    assert (found.outlier_fraction_before, found.outlier_fraction_after) == (0.3, 0.05)
+    assert found.outlier_ratio_interval == pytest.approx((0.0, 0.25))
+    assert (found.max_norm_before, found.max_norm_after) == ((9.0,), (9.0,))
+    assert found.tail_before == pytest.approx((9.0,), rel=0.02)
+    assert (found.num_images, found.in_sample, found.register_norm) == (2, True, 7.0)
 
 
 @torch.no_grad()
@@ -62,12 +110,11 @@ def test_measure_equals_hidden_states(bare_case):
     found = measure(
         model,
         [Batch(part, (0,) * len(part)) for part in images(5).split(2)],
-        detection_layer=1,
-        norm_threshold=threshold,
+        OutlierRule(1, threshold),
     )
     assert found.num_images == 5
     assert found.outlier_fraction == pytest.approx((norms_LBN[1] > threshold).float().mean().item())
-    torch.testing.assert_close(found.max_norm_L, norms_LBN.amax((1, 2)))
+    torch.testing.assert_close(found.norms.max_L.float(), norms_LBN.amax((1, 2)))
     assert found.register_norm == 0.0
     torch.testing.assert_close(found.features_BD, model(**inputs).pooler_output, rtol=1e-4, atol=1e-5)
 
@@ -79,23 +126,73 @@ def test_measure_keeps_registers_and_patches_apart(bare_case):
     )
     states = patched(**image_inputs(patched, images()), output_hidden_states=True).hidden_states[1:]
     norms_LBT, prefix = torch.stack([state.norm(dim=-1) for state in states]), bare_case.family.num_prefix_tokens
-    found = measure(patched, [Batch(images(), (0, 1, 2))], detection_layer=2, norm_threshold=1.0)
-    torch.testing.assert_close(found.max_norm_L, norms_LBT[:, :, prefix + 2 :].amax((1, 2)))
+    found = measure(patched, [Batch(images(), (0, 1, 2))], OutlierRule(2, 1.0))
+    torch.testing.assert_close(found.norms.max_L.float(), norms_LBT[:, :, prefix + 2 :].amax((1, 2)))
     assert found.register_norm == pytest.approx(norms_LBT[2, :, prefix : prefix + 2].mean().item())
 
 
-@pytest.mark.parametrize("family", ["dinov2", "clip_vision_model"])
-def test_moving_planted_neurons_moves_the_norm_to_the_register(family):
-    planted = planted_model(family)
+@pytest.fixture(scope="module", params=["dinov2", "clip_vision_model", "siglip_vision_model"])
+def trial(request: pytest.FixtureRequest) -> tuple[Trial, PlantedModel]:
+    planted = planted_model(request.param)
     batches = [Batch(synthetic_images(8, seed=7), tuple(range(8)))]
-    layer, threshold = 4, planted.norm_threshold
-    before = measure(planted.model, batches, detection_layer=layer, norm_threshold=threshold)
-    patched = add_test_time_registers(planted.model, planted.register_neurons)
-    after = measure(patched, batches, detection_layer=layer, norm_threshold=threshold)
-    verification = compare(before, after, in_sample=False)
-    assert verification.outlier_fraction_before > 0.02
-    assert verification.outlier_fraction_after == 0.0
-    assert max(verification.max_norm_before) > threshold > max(verification.max_norm_after)
-    assert verification.register_norm > threshold
-    assert verification.min_feature_similarity > 0.999
-    assert verdict_of(verification, GateConfig()) == "fixed"
+    return Trial(planted.model, batches, OutlierRule(4, planted.norm_threshold)), planted
+
+
+def _verify(trial: Trial, neurons: Sequence[RegisterNeuron], **options: Any) -> Verification:
+    return verify(trial, neurons, **{"shift_value": "per_neuron", "in_sample": False, "gate": GateConfig()} | options)
+
+
+def test_moving_planted_neurons_passes_the_gate_and_every_figure_shows_it(trial):
+    trial, planted = trial
+    found = _verify(trial, planted.register_neurons)
+    assert found.verdict == "fixed"
+    assert found.outlier_fraction_before > 0.02
+    assert found.outlier_fraction_after == 0.0
+    assert found.outlier_ratio_interval == (0.0, 0.0)
+    assert max(found.max_norm_before) > planted.norm_threshold > max(found.max_norm_after)
+    assert max(found.tail_before) > 3 * max(found.tail_after)
+    assert found.register_norm > planted.norm_threshold
+    assert found.min_feature_similarity > 0.99
+    assert found.maps.largest_before > 2 * found.maps.largest_after
+    assert found.maps.entropy_after > found.maps.entropy_before
+    assert found.maps.on_register > 0.05
+    assert [draw.outlier_ratio for draw in found.controls.random] == [1.0] * RANDOM_DRAWS
+    assert found.controls.zeroed.outlier_ratio == 0.0
+    strong, weak = found.neurons
+    assert strong.norm_share > weak.norm_share > 0.1
+    assert abs(strong.change_per_norm) < 0.02
+
+
+def test_other_neurons_do_not_pass(trial):
+    trial, planted = trial
+    others = random_neurons(trial.model, planted.register_neurons, draws=1, seed=9)[0]
+    found = _verify(trial, others)
+    assert found.verdict == "unresolved"
+    assert found.outlier_ratio == 1.0
+    assert all(effect.change_per_norm is None for effect in found.neurons)
+
+
+def test_random_draws_leave_the_chosen_out_and_keep_to_their_layers(trial):
+    trial, planted = trial
+    layer = planted.register_neurons[0].layer
+    width = down_projection(blocks_of(trial.model)[layer]).in_features
+    neurons = [RegisterNeuron(layer, place, 0.0) for place in range(width - 3)] + [RegisterNeuron(4, 0, 0.0)]
+    draws = random_neurons(trial.model, neurons, draws=4, seed=0)
+    for draw in draws:
+        assert {n.neuron for n in draw if n.layer == layer} == {width - 3, width - 2, width - 1}  # all that are left
+        assert [n.layer for n in draw].count(4) == 1
+        assert (4, 0) not in {(n.layer, n.neuron) for n in draw}
+    assert len({draw[-1].neuron for draw in draws}) > 1
+    assert (
+        draws
+        == random_neurons(trial.model, neurons, draws=4, seed=0)
+        != random_neurons(trial.model, neurons, draws=4, seed=1)
+    )
+
+
+def test_entropy_of_an_even_spread_is_1(trial):
+    trial, _ = trial
+    maps = image_maps(trial.model, trial.batches[0].pixel_values[:1], detection_layer=4)[0]
+    even = dataclasses.replace(maps, attention=torch.full((8, 8), 0.01))
+    peak = dataclasses.replace(maps, attention=torch.eye(64)[5].reshape(8, 8))
+    assert (_entropy(even), _entropy(peak)) == (pytest.approx(1.0), pytest.approx(0.0))

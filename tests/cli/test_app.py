@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import run, succeed
 
-VERBS = ("quickstart", "inspect", "visualize", "calibrate", "apply", "list", "env")
+VERBS = ("quickstart", "inspect", "visualize", "calibrate", "report", "apply", "verify", "evaluate", "list", "env")
 
 
 def test_help_names_every_verb():

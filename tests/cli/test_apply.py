@@ -6,8 +6,8 @@ import shutil
 import pytest
 from transformers import AutoModel
 
-from ttreg_hf.known_checkpoints import PublishedOptions
 from ttreg_hf.photographs import photograph_paths
+from ttreg_hf.publications import PublishedOptions
 
 from .conftest import run, succeed
 
@@ -85,3 +85,12 @@ def test_overwrite_replaces_a_checkpoint(base, calibration, tmp_path):
     (tmp_path / "ck" / "stale").touch()
     succeed("apply", base, "--calibration", calibration, "--output", tmp_path / "ck", "--overwrite")
     assert not (tmp_path / "ck" / "stale").exists()
+
+
+def test_apply_moves_the_neurons_as_the_calibration_says(base, calibration, tmp_path):
+    folder = shutil.copytree(calibration, tmp_path / "per_layer")
+    fields = json.loads((folder / "calibration.json").read_text())
+    (folder / "calibration.json").write_text(json.dumps(fields | {"shift_value": "per_layer"}))
+    succeed("apply", base, "--calibration", folder, "--output", tmp_path / "ck")
+    config = json.loads((tmp_path / "ck" / "config.json").read_text())
+    assert (config["shift_value"], config["calibrated_patches"]) == ("per_layer", 64)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.known_checkpoints import Recipe
 from ttreg_hf.photographs import photograph_paths
+from ttreg_hf.publications import Recipe
 
 from .conftest import run, succeed
 
@@ -32,20 +32,23 @@ def test_calibrate_writes_its_files_and_says_what_comes_next(base, calibration, 
         f"Next: ttreg apply {base} --calibration {tmp_path / 'c'} --output",
     ):  # fmt: skip
         assert expected in out, expected
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["calibration.json", "calibration.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        "calibration.json", "calibration.safetensors", "figures", "report.html", "switch.safetensors",
+    ]  # fmt: skip
+    assert "The neuron switch" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
 
 
 def test_calibrate_passes_every_setting_on(base, tmp_path):
     given = {
         "num_images": 6, "batch_size": 4, "norm_threshold": 60.0, "detection_layer": 3, "first_layer": 1,
-        "last_layer": 2, "top_k": 1, "max_active_fraction": 0.5, "seed": 3,
+        "last_layer": 2, "top_k": 1, "max_active_fraction": 0.5, "rounds": 1, "budget": 100, "seed": 3,
     }  # fmt: skip
     options = [word for name, value in given.items() for word in ("--" + name.replace("_", "-"), value)]
     ended = succeed("calibrate", base, "--output", tmp_path / "c", "--json", "--detect-on-prefix", *options)
     found = json.loads(ended.out)
     assert found["config"] == given | {"detect_on_prefix": True}
     assert found["chosen"] == []
-    assert found["files"] == [str(tmp_path / "c" / f"calibration.{suffix}") for suffix in ("json", "safetensors")]
+    assert found["files"] == sorted(str(path) for path in (tmp_path / "c").rglob("*") if path.is_file())
 
 
 def test_recipe_gives_the_published_settings_and_options_win(base, known, tmp_path):
@@ -62,6 +65,9 @@ def test_clean_model_is_a_result_not_a_failure(base, tmp_path):
     out = succeed("calibrate", base, "--output", tmp_path / "c", "--norm-threshold", "1e6").out
     assert "verdict: clean" in out
     assert CalibrationResult.load(tmp_path / "c").register_neurons == ()
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert "nothing to do" in page
+    assert 'name="moved"' not in page
 
 
 def test_other_ranks_write_nothing(base, calibration, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ import pytest
 
 from ttreg_hf.photographs import photograph_paths
 
-from .conftest import succeed
+from .conftest import NORM_THRESHOLD, succeed
 
 
 def test_inspect_marks_the_detection_block_and_where_outliers_begin(base):
-    out = succeed("inspect", base).out
+    out = succeed("inspect", base, "--norm-threshold", NORM_THRESHOLD).out
     assert "images: the bundled photographs (7)" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line.split() and line.split()[0].isdecimal()}
     assert "outliers begin" in rows["2"]
@@ -51,3 +51,9 @@ def test_inspect_runs_in_the_number_format_asked_for(base):
     rounded = json.loads(succeed("inspect", base, "--json", "--dtype", "bfloat16", "--device", "cpu").out)["median"]
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.05)
+
+
+def test_inspect_says_that_a_few_images_cannot_show_two_populations(base):
+    out = succeed("inspect", base, "--num-images", "2").out
+    assert "are one population in 2 images: no outlier tokens seen, nothing to do" in out
+    assert "A few images cannot show a second one" in out

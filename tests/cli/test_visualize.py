@@ -57,7 +57,7 @@ def test_stock_model_is_drawn_with_neurons_of_a_calibration(base, calibration, t
 
 
 def test_stock_model_is_drawn_with_its_published_neurons(base, known, tmp_path, drawn):
-    from ttreg_hf.known_checkpoints import Recipe
+    from ttreg_hf.publications import Recipe
 
     known(register_neurons=((2, 7),), recipe=Recipe(norm_threshold=44.0, detection_layer=3))
     succeed("visualize", base, CAT, "--output", tmp_path)

@@ -271,7 +271,7 @@ def law_a_register_is_outside_its_own_maximum(modeling: ModuleType, case: Case |
     )  # CLS, register, two patches; two neurons
     layout = method.TokenLayout(1, 1, (4, 4))
     settings = {"fill": "zero", "scale": 1.0}
-    neuron = torch.tensor([0])
+    neuron = method.ShiftedNeurons.among(acts, [0], layout)
     per_neuron = method.shift_neurons(acts, neuron, layout, value="per_neuron", **settings)
     per_layer = method.shift_neurons(acts, neuron, layout, value="per_layer", **settings)
     assert per_neuron[0, :, 0].tolist() == [1.0, -3.0, 0.0, 0.0]

@@ -1,5 +1,6 @@
 """The config of a patched model: its fields, what it refuses, and its JSON."""
 
+import inspect
 import json
 
 import pytest
@@ -18,6 +19,7 @@ FIELDS = {
     "output_registers": True,
     "base_model_name_or_path": "org/name",
     "base_model_revision": "abc",
+    "calibrated_patches": 256,
 }
 
 
@@ -169,3 +171,9 @@ def test_the_vision_towers_config_of_a_checkpoint_with_both_keeps_the_fields(cas
     config = tower.config_class.from_pretrained(tmp_path)
     assert (config.register_neurons, config.shift_fill) == (NEURONS, "mean")
     assert config.hidden_size == TINY["hidden_size"]
+
+
+def test_the_constructor_is_the_stock_classes(case):
+    """Whoever asks its signature finds options such as ViT's `use_mask_token`; transformers' own tests do."""
+    found, stock = (inspect.signature(cls.__init__) for cls in (patched_class(modeling, case), case.stock_class))
+    assert list(found.parameters) == list(stock.parameters)

@@ -11,7 +11,13 @@ from torch.nn.attention.flex_attention import create_block_mask
 from modeling import laws
 from modeling.laws import assert_equal_outputs, down_projection, patched_model, reading
 from ttreg_hf import modeling
-from ttreg_hf.modeling.test_time_registers import SHIFT_FILLS, SHIFT_VALUES, TokenLayout, shift_neurons
+from ttreg_hf.modeling.test_time_registers import (
+    SHIFT_FILLS,
+    SHIFT_VALUES,
+    ShiftedNeurons,
+    TokenLayout,
+    shift_neurons,
+)
 
 SIGLIP2 = next(case for case in BARE_CASES if case.family.name == "siglip2")
 
@@ -188,8 +194,10 @@ def test_a_flex_attention_mask_is_read_too():
 def test_a_mask_by_hand():
     acts = torch.tensor([[[2.0], [50.0], [1.0], [3.0], [-8.0]]])  # CLS, register, two patches, padding
     seen = torch.tensor([[True, True, True, True, False]])
+    layout = TokenLayout(1, 1, (4, 4))
+    neuron = ShiftedNeurons.among(acts, [0], layout)
     shift = lambda fill: shift_neurons(  # noqa: E731
-        acts, torch.tensor([0]), TokenLayout(1, 1, (4, 4)), value="per_neuron", fill=fill, scale=1.0, seen_BT=seen
+        acts, neuron, layout, value="per_neuron", fill=fill, scale=1.0, seen_BT=seen
     )
     assert shift("zero")[0, :, 0].tolist() == [2, 3, 0, 0, 0]
     assert shift("mean")[0, :, 0].tolist() == [2, 3, 2, 2, 2]

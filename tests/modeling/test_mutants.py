@@ -16,74 +16,76 @@ from modeling import laws
 
 SUITCASE = Path(ttreg_hf.modeling.__file__).parent
 METHOD, BASE = "test_time_registers.py", "ttreg_base.py"
-PUT_REGISTERS = "return acts_BTF.index_copy(-1, neurons_K, torch.cat([prefix, moved, left], dim=1))"
-MAXIMUM = "signed_max(layout.remove(acts_BTK), seen_BT)"
+SHIFTED = "torch.cat([acts_BTK[:, layout.prefix], moved, left], dim=1)"
+WRITTEN = "return write(-1, neurons.index_K, shifted_BTK)"
+MAXIMUM = "signed_max(acts_BTK, counts, keepdim=True)"
+INSERTED = "return torch.cat([prefix, registers, patches], dim)"
 # a plain MLP with a pre-LayerNorm, a gated MLP, a head, and the one head that reads captured outputs
 JUDGES = [case for case in CASES if case.name in ("clip-CLIPVisionModel", "dinov2-swiglu-Dinov2Model")] + [
     case for case in CASES if case.name in ("dinov2-Dinov2ForImageClassification", "dinov2-Dinov2Backbone")
 ]
-NO_SHIFT = (METHOD, PUT_REGISTERS, "return acts_BTF")
+NO_SHIFT = (METHOD, WRITTEN, "return acts_BTF")
 
 MUTANTS = [
     (
         "no insertion",
         METHOD,
-        "return torch.cat([tokens_BTD[:, self.prefix], empty, tokens_BTD[:, after_prefix]], dim=1)",
+        "return self._put(empty, tokens_BTD, dim=1)",
         "return tokens_BTD",
     ),
     (
         "registers last",
         METHOD,
-        "return torch.cat([tokens_BTD[:, self.prefix], empty, tokens_BTD[:, after_prefix]], dim=1)",
-        "return torch.cat([tokens_BTD, empty], dim=1)",
+        INSERTED,
+        "return torch.cat([tensor, registers], dim)",
     ),
     (
         "zero without moving",
         METHOD,
-        PUT_REGISTERS,
-        PUT_REGISTERS.replace("moved", "registers"),
+        SHIFTED,
+        SHIFTED.replace("moved", "acts_BTK[:, layout.registers]"),
     ),
     (
         "move without zeroing",
         METHOD,
-        PUT_REGISTERS,
-        PUT_REGISTERS.replace("left", "patches"),
+        SHIFTED,
+        SHIFTED.replace("left", "acts_BTK[:, layout.patches]"),
     ),
     (
         "image 0 only",
         METHOD,
-        PUT_REGISTERS,
-        PUT_REGISTERS.replace("return ", "shifted = ") + "\n    return torch.cat([shifted[:1], acts_BTF[1:]])",
+        SHIFTED,
+        f"torch.cat([{SHIFTED}[:1], acts_BTK[1:]])",
     ),
     (
         "image 0's value for all",
         METHOD,
-        "* scale).expand_as(registers)",
-        "* scale)[:1].expand_as(registers)",
+        "moved * scale).expand(-1, ",
+        "moved * scale)[:1].expand(len(acts_BTK), ",
     ),
     (
         "register inside its own maximum",
         METHOD,
         MAXIMUM,
-        "signed_max(acts_BTK)",
+        "signed_max(acts_BTK, keepdim=True)",
     ),
     (
         "prefix outside the maximum",
         METHOD,
-        MAXIMUM,
-        "signed_max(acts_BTK[:, layout.patches])",
+        "base_1T1[:, layout.registers] = -1",
+        "base_1T1[:, : layout.registers.stop] = -1",
     ),
     (
         "sign lost",
         METHOD,
-        "return acts_BTK.gather(1, strongest).squeeze(1)",
-        "return acts_BTK.gather(1, strongest).squeeze(1).abs()",
+        "strongest = acts_BTK.gather(",
+        "strongest = acts_BTK.abs().gather(",
     ),
     (
         "prefix zeroed too",
         METHOD,
-        PUT_REGISTERS,
-        PUT_REGISTERS.replace("[prefix,", "[torch.zeros_like(prefix),"),
+        SHIFTED,
+        SHIFTED.replace("acts_BTK[:, layout.prefix]", "torch.zeros_like(acts_BTK[:, layout.prefix])"),
     ),
     (
         "layer off by one",
@@ -112,14 +114,14 @@ MUTANTS = [
     (
         "attention columns of the registers stay",
         METHOD,
-        "return torch.cat([rows[..., self.prefix], rows[..., self.patches]], dim=3)",
-        "return rows",
+        "return self.remove(self.remove(attention_BHTT, dim=2), dim=3)",
+        "return self.remove(attention_BHTT, dim=2)",
     ),
     (
         "padding inside the maximum",
         METHOD,
-        "seen_BT = None if seen_BT is None else layout.remove(seen_BT)",
-        "seen_BT = None",
+        "counts = base_1T1 if seen_BT is None else",
+        "counts = base_1T1 if True else",
     ),
     (
         "the switch does nothing",

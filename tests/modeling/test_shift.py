@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.laws import expected_shift
-from ttreg_hf.modeling.test_time_registers import SHIFT_FILLS, SHIFT_VALUES, TokenLayout, shift_neurons, signed_max
+from ttreg_hf.modeling.test_time_registers import (
+    SHIFT_FILLS,
+    SHIFT_VALUES,
+    ShiftedNeurons,
+    TokenLayout,
+    shift_neurons,
+    signed_max,
+)
 
 # one image: CLS, one register, four patches; two neurons
 ACTS = torch.tensor([[[2.0, -1.0], [50.0, 7.0], [1.0, 3.0], [3.0, -4.0], [-8.0, 1.0], [2.0, 4.0]]])
@@ -15,8 +22,9 @@ LAYOUT = TokenLayout(num_prefix_tokens=1, num_test_time_registers=1, patch_size=
 QUARTERS = st.integers(-12, 12).map(lambda value: value / 4)
 
 
-def _shift(acts, *, neurons=(0,), layout=LAYOUT, value="per_neuron", fill="zero", scale=1.0):
-    return shift_neurons(acts, torch.tensor(neurons), layout, value=value, fill=fill, scale=scale)
+def _shift(acts, *, neurons=(0,), layout=LAYOUT, value="per_neuron", fill="zero", scale=1.0, **options):
+    among = ShiftedNeurons.among(acts, list(neurons), layout)
+    return shift_neurons(acts, among, layout, value=value, fill=fill, scale=scale, **options)
 
 
 @st.composite
@@ -111,10 +119,12 @@ def test_without_prefix_tokens_the_registers_are_first():
     assert shifted[0, :, 0].tolist() == [-8, 0, 0, 0, 0]
 
 
-def test_the_input_is_not_changed():
+def test_the_input_is_changed_only_where_that_is_asked_for():
     before = ACTS.clone()
-    _shift(ACTS, neurons=(0, 1))
+    shifted = _shift(ACTS, neurons=(0, 1))
     assert torch.equal(ACTS, before)
+    assert _shift(before, neurons=(0, 1), in_place=True) is before
+    assert torch.equal(before, shifted)
 
 
 @settings(deadline=None, max_examples=80)
@@ -130,10 +140,10 @@ def test_the_shift_is_that_of_the_book(data, patches):
         "shift_fill": data.draw(st.sampled_from(sorted(set(SHIFT_FILLS) - {"outliers"}))),  # no bound to round across
         "shift_scale": data.draw(st.sampled_from([0.0, 1.0, 2.0])),
     }
-    found = shift_neurons(
+    found = _shift(
         acts,
-        torch.tensor(neurons),
-        TokenLayout(prefix, registers, (4, 4)),
+        neurons=neurons,
+        layout=TokenLayout(prefix, registers, (4, 4)),
         value=options["shift_value"],
         fill=options["shift_fill"],
         scale=options["shift_scale"],

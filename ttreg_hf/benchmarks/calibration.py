@@ -21,6 +21,7 @@ from ttreg_hf.calibration.batch_size import decode_workers
 from ttreg_hf.calibration.batches import Batch, ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import say_nothing, silent
+from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.calibration.passes import ScorePass
 from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.recording import Recorder
@@ -82,7 +83,7 @@ def _search(model: Any, pixels: Tensor) -> Search:
     with Recorder(model) as recorder:
         norms_BT = recorder(pixels).norms_LBT[depth - 2]
     threshold = norms_BT.flatten().double().quantile(1 - _OUTLIER_SHARE).item()
-    return Search(detection_layer=depth - 2, norm_threshold=threshold, first_layer=0, last_layer=depth * 3 // 4 - 1)
+    return Search(OutlierRule(depth - 2, threshold), first_layer=0, last_layer=depth * 3 // 4 - 1)
 
 
 @torch.no_grad()
@@ -134,7 +135,7 @@ def _slow_rival(model: Any, pixels: Tensor, search: Search) -> float:
     start = time.perf_counter()
     for image in pixels:
         model(image[None])
-        outlier_T = outputs[search.detection_layer][0].float().norm(dim=-1) > search.norm_threshold
+        outlier_T = outputs[search.detection_layer][0].float().norm(dim=-1) > search.rule.norm_threshold
         if outlier_T.any():
             for layer in range(len(blocks)):
                 scores[layer] += acts[layer][0, outlier_T].float().abs().mean(0)

@@ -3,148 +3,122 @@
 Run it through `scripts/benchmark_inference.py`.
 """
 
-import copy
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+from torch import Tensor
 
-from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.benchmarks.models import random_model
+from ttreg_hf.benchmarks.models import SIZES, random_model
+from ttreg_hf.benchmarks.profiling import kernels_of, launches_of
+from ttreg_hf.benchmarks.rivals import BASE, PATCHED, rivals_of
 from ttreg_hf.benchmarks.timing import machine, peak_memory, time_interleaved
-from ttreg_hf.families import blocks_of, family_of, trunk_of
-from ttreg_hf.known_checkpoints import known_checkpoint
-from ttreg_hf.modeling.test_time_registers import NeuronShift, TokenLayout
-from ttreg_hf.modeling.ttreg_base import down_projection, neurons_by_layer
+
+_COMPILED = (BASE, PATCHED, "token alone")  # compiling takes half a minute a model
 
 
 def benchmark(
-    size: Annotated[list[str], typer.Option(help="Of the random model; may be given again.")],
+    size: Annotated[list[str], typer.Option(help=f"{', '.join(SIZES)}; may be given again.")],
     batch_size: Annotated[list[int], typer.Option(help="May be given again.")],
-    image_size: Annotated[list[int], typer.Option(help="May be given again.")],
     mode: Annotated[list[str], typer.Option(help="eager, compile or graph (CUDA graphs); may be given again.")],
+    image_size: Annotated[list[int], typer.Option(help="May be given again.")] = [224],  # noqa: B006
+    rival: Annotated[list[str], typer.Option(help="Only these beside the base model; may be given again.")] = [],  # noqa: B006
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 30,
+    seconds: Annotated[float, typer.Option(help="Of one configuration, after which no new round begins.")] = 20.0,
+    profile: Annotated[int, typer.Option(help="Print so many kernels of base and patched model.")] = 0,
     device: Annotated[str | None, typer.Option()] = None,
-    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file, written anew after every configuration.")] = None,
 ) -> None:
-    """Measure and print a table; every time is a ratio to the base model's in the same rounds."""
+    """Measure and print a table; every time is a ratio to the base model's in the same rounds.
+
+    A configuration that fails is a line that says why, and the others are measured all the same.
+    """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    print(f"{dtype}; {machine(place)}; ratios to the base model, medians of {rounds} interleaved rounds")
-    results = []
+    print(f"{dtype}; {machine(place)}; ratios to the base model, medians of {rounds} interleaved rounds", flush=True)
+    results: list[dict[str, Any]] = []
     for name in size:
         for pixels in image_size:
-            models = _models(name, pixels, place, getattr(torch, dtype))
+            begin = time.perf_counter()
+            base = random_model(name, image_size=pixels, device=place, dtype=getattr(torch, dtype))
+            models = rivals_of(base, name, kernel=place.type == "cuda")
+            models = {key: model for key, model in models.items() if not rival or key in (BASE, *rival)}
+            print(f"{name}: models made in {time.perf_counter() - begin:.1f} s", flush=True)
             for images in batch_size:
                 for how in mode:
-                    results.append(_measure(models, name, how, images, pixels, place, rounds))
-                    print(_line(results[-1]), flush=True)
-    if output is not None:
-        report = {"machine": machine(place), "dtype": dtype, "results": results}
-        output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def _models(size: str, image_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The base model and its rivals, all with the same weights."""
-    base = random_model(size, image_size=image_size, device=device, dtype=dtype)
-    pairs = _neurons(size, base)
-    patched = add_test_time_registers(base, pairs)
-    models: dict[str, Any] = {
-        "base": base,
-        "patched": patched,
-        "token alone": _without_shift(patched),
-        "hooks with clone": _hooked(copy.deepcopy(base), pairs),
-    }
-    if size.startswith("dinov2"):
-        fields = {key: value for key, value in base.config.to_dict().items() if key in _SHARED}
-        with device:
-            trained = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**fields, num_register_tokens=4))
-        models["4 trained registers"] = trained.eval().to(dtype)
-    return models
-
-
-_SHARED = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "image_size",
-    "patch_size",
-    "mlp_ratio",
-    "use_swiglu_ffn",
-)
-
-
-def _neurons(size: str, base: Any) -> list[list[int]]:
-    """The 45 published neurons of DINOv2-L; for other sizes as many, in six layers at the same depth."""
-    known = known_checkpoint("facebook/dinov2-large")
-    if size == "dinov2-large" and known is not None and known.register_neurons is not None:
-        return [list(pair) for pair in known.register_neurons]
-    last = len(blocks_of(base)) * 3 // 4
-    return [[last - index % 6, index // 6] for index in range(45)]
-
-
-def _without_shift(patched: Any) -> Any:
-    """Registers come and go, but no neuron is moved: the least that an extra token costs."""
-    twin = add_test_time_registers(patched, patched.config.register_neurons)
-    for module in list(twin.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, NeuronShift):
-                setattr(module, name, nn.Identity())
-    return twin
-
-
-def _hooked(model: Any, pairs: list[list[int]]) -> Any:
-    """What people do by hand: hooks that append a token and clone the activations to write into them."""
-    layout = TokenLayout(family_of(model).num_prefix_tokens, 1, (1, 1))
-    trunk = trunk_of(model)
-    trunk.get_submodule(family_of(model).embeddings).register_forward_hook(lambda m, args, out: layout.insert(out))
-    blocks = blocks_of(model)
-    blocks[-1].register_forward_hook(lambda m, args, out: layout.remove(out))
-    for layer, neurons in neurons_by_layer(pairs).items():
-
-        def move(module: Any, args: tuple[Tensor], neurons: list[int] = neurons) -> tuple[Tensor]:
-            acts = args[0].clone()
-            for neuron in neurons:
-                column = acts[:, :, neuron]
-                strongest = column.abs().argmax(1, keepdim=True)
-                acts[:, layout.registers, neuron] = column.gather(1, strongest)
-                acts[:, layout.patches, neuron] = 0
-            return (acts,)
-
-        down_projection(blocks[layer]).register_forward_pre_hook(move)
-    return model
+                    case = {"model": name, "mode": how, "batch_size": images, "image_size": pixels}
+                    try:
+                        case |= _measure(models, how, images, pixels, place, rounds, seconds, profile)
+                    except Exception as error:  # a record, not an end: what the machine cannot do is a result too
+                        case["error"] = f"{type(error).__name__}: {error}"
+                    results.append(case)
+                    print(_line(case), flush=True)
+                    if output is not None:
+                        report = {"machine": machine(place), "dtype": dtype, "results": results}
+                        output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            del base, models
 
 
 def _measure(
-    models: dict[str, Any], size: str, mode: str, images: int, pixels: int, device: torch.device, rounds: int
+    models: dict[str, Any],
+    mode: str,
+    images: int,
+    pixels: int,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    profile: int,
 ) -> dict[str, Any]:
-    batch = torch.randn(images, 3, pixels, pixels, device=device, dtype=next(models["base"].parameters()).dtype)
-    calls = {
-        name: _call(model, batch, mode) for name, model in models.items() if mode == "eager" or "hooks" not in name
-    }
-    timings = time_interleaved(calls, device=device, rounds=rounds, warm_up=3)
-    base, memory = timings["base"], {name: peak_memory(calls[name], device) for name in ("base", "patched")}
-    return {
-        "model": size,
-        "mode": mode,
-        "batch_size": images,
-        "image_size": pixels,
+    torch.compiler.reset()  # what was compiled for one size would make the next one's graph a dynamic, slower one
+    batch = torch.randn(images, 3, pixels, pixels, device=device, dtype=next(models[BASE].parameters()).dtype)
+    calls, errors, first = {}, {}, {}
+    for name, model in models.items():
+        if mode == "compile" and name not in _COMPILED:
+            continue
+        begin = time.perf_counter()
+        try:
+            call = _call(model, batch, mode)
+            call()
+        except Exception as error:  # of one rival; the others are compared without it
+            errors[name] = f"{type(error).__name__}: {error}"
+        else:
+            calls[name], first[name] = call, time.perf_counter() - begin
+    if BASE in errors:
+        raise RuntimeError(f"the base model: {errors[BASE]}")
+    timings = time_interleaved(calls, device=device, rounds=rounds, warm_up=3, limit=seconds)
+    base = timings[BASE]
+    measured = {} if mode == "graph" or device.type != "cuda" else calls  # a graph holds its memory all the time
+    memory = {name: _memory(call, models[name], device) for name, call in measured.items()}
+    found: dict[str, Any] = {
         "base ms": 1000 * base.median,
-        "spread": base.spread,
-        "ratio": {name: timing.median / base.median for name, timing in timings.items() if name != "base"},
-        "memory ratio": memory["patched"] / memory["base"] if memory["base"] and memory["patched"] else None,
+        "spread": {name: timing.spread for name, timing in timings.items()},
+        "ratio": {name: timing.median / base.median for name, timing in timings.items() if name != BASE},
+        "rounds": base.rounds,
+        "first call s": first,
+        "errors": errors,
+        "memory ratio": {name: used / memory[BASE] for name, used in memory.items() if name != BASE},
     }
+    if profile and device.type == "cuda" and mode != "graph":
+        found["kernels"] = {name: kernels_of(calls[name], profile) for name in (BASE, PATCHED) if name in calls}
+        found["launches"] = {name: launches_of(calls[name]) for name in (BASE, PATCHED) if name in calls}
+    return found
+
+
+def _memory(call: Callable[[], object], model: Any, device: torch.device) -> int:
+    """Bytes of a model's weights and of what a call holds at most beside them, the other models left out."""
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    before = torch.cuda.memory_allocated(device)
+    return weights + (peak_memory(call, device) or 0) - before
 
 
 def _call(model: Any, batch: Tensor, mode: str) -> Callable[[], object]:
     """One forward pass, as a call without arguments."""
     if mode == "compile":
-        model = torch.compile(model, fullgraph=True)
+        model = torch.compile(model, fullgraph=True, dynamic=False)
     elif mode == "graph":
         return _graphed(model, batch)
     elif mode != "eager":
@@ -170,13 +144,20 @@ def _graphed(model: Any, batch: Tensor) -> Callable[[], object]:
     return graph.replay
 
 
-def _line(result: dict[str, Any]) -> str:
-    ratios = "  ".join(f"{name} {ratio:.3f}" for name, ratio in result["ratio"].items())
-    memory = f"  memory {result['memory ratio']:.3f}" if result["memory ratio"] else ""
-    return (
-        f"{result['model']:<13}{result['image_size']:>4} px x{result['batch_size']:<4}{result['mode']:<8}"
-        f"base {result['base ms']:8.2f} ms +-{100 * result['spread']:4.1f} %  {ratios}{memory}"
-    )
+def _line(case: dict[str, Any]) -> str:
+    start = f"{case['model']:<14}{case['image_size']:>4} px x{case['batch_size']:<4}{case['mode']:<8}"
+    if "error" in case:
+        return f"{start}failed: {case['error']}"
+    lines = [f"{start}base {case['base ms']:8.2f} ms +-{100 * case['spread'][BASE]:4.1f} % of {case['rounds']} rounds"]
+    for name, ratio in case["ratio"].items():
+        memory = case["memory ratio"].get(name)
+        held = "" if memory is None else f"  memory {memory:.3f}"
+        lines.append(f"    {name:<20} {ratio:.3f} +-{case['spread'][name]:.3f}{held}")
+    lines += [f"    {name:<20} failed: {error}" for name, error in case["errors"].items()]
+    for name, kernels in case.get("kernels", {}).items():
+        lines.append(f"    {name}: {case['launches'][name]} kernels, the longest:")
+        lines += [f"      {spent:8.3f} ms {count:>5} x {kernel[:90]}" for kernel, spent, count in kernels]
+    return "\n".join(lines)
 
 
 def main() -> None:

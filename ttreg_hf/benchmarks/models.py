@@ -3,7 +3,15 @@
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model, PreTrainedModel
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 _DINOV2: dict[str, dict[str, Any]] = {
     "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
@@ -16,16 +24,31 @@ _DINOV2: dict[str, dict[str, Any]] = {
         "use_swiglu_ffn": True,
     },
 }
-_CLIP: dict[str, dict[str, Any]] = {
-    "clip-large": {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "patch_size": 14,
-    }
+_TOWERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "clip-large": (
+        CLIPVisionModel,
+        CLIPVisionConfig,
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        },
+    ),
+    "siglip-so400m": (
+        SiglipVisionModel,
+        SiglipVisionConfig,
+        {
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        },
+    ),
 }
-SIZES = (*_DINOV2, *_CLIP)
+SIZES = (*_DINOV2, *_TOWERS)
 
 
 def random_model(size: str, *, image_size: int, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -39,8 +62,9 @@ def random_model(size: str, *, image_size: int, device: torch.device, dtype: tor
     torch.manual_seed(0)
     with device:
         model: PreTrainedModel
-        if size in _CLIP:
-            model = CLIPVisionModel(CLIPVisionConfig(**_CLIP[size], image_size=image_size))
+        if size in _TOWERS:
+            model_class, config_class, fields = _TOWERS[size]
+            model = model_class(config_class(**fields, image_size=image_size))
         else:
             # positional embeddings of the published models are for 518 pixels; interpolating them is part of the cost
             model = Dinov2Model(Dinov2Config(**_DINOV2[size], image_size=518, patch_size=14))

@@ -16,18 +16,31 @@ class Timing:
     Args:
         median: over the rounds.
         spread: half the distance between the quartiles, over the median.
+        rounds: that were measured.
     """
 
     median: float
     spread: float
+    rounds: int
 
 
 def time_interleaved(
-    rivals: Mapping[str, Callable[[], object]], *, device: torch.device, rounds: int, warm_up: int = 2
+    rivals: Mapping[str, Callable[[], object]],
+    *,
+    device: torch.device,
+    rounds: int,
+    warm_up: int = 2,
+    limit: float = float("inf"),
 ) -> dict[str, Timing]:
-    """Each rival once a round, in turn, the device drained before and after."""
+    """Each rival once a round, in turn, the device drained before and after.
+
+    After `limit` seconds no new round begins; three are measured in any case.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    begin = time.perf_counter()
     for round_number in range(warm_up + rounds):
+        if time.perf_counter() - begin > limit and round_number >= warm_up + 3:
+            break
         for name, call in rivals.items():
             synchronize(device)
             start = time.perf_counter()
@@ -64,4 +77,4 @@ def machine(device: torch.device) -> str:
 def _timing(values: list[float]) -> Timing:
     median = statistics.median(values)
     quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [median] * 3
-    return Timing(median, (quartiles[2] - quartiles[0]) / 2 / median)
+    return Timing(median, (quartiles[2] - quartiles[0]) / 2 / median, len(values))

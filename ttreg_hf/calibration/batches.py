@@ -1,7 +1,8 @@
 """Batches of preprocessed images, in one global order that does not depend on processes, workers or batch size.
 
 Image g of the order belongs to process `g % world`. The main process reads the source, undecoded, and hands images to
-the workers; they decode and preprocess. An image that cannot be decoded is left out and remembered.
+the workers; they decode and preprocess. An image that cannot be decoded is left out and remembered. Images of one size
+go through the model together, so none is ever padded.
 
 Letters: `B` images, `H`, `W` height and width in pixels.
 """
@@ -10,7 +11,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ _MOST_SHOWN = 5
 
 @dataclass(frozen=True)
 class Batch:
-    """Images on the model's device.
+    """Images of one size.
 
     Args:
         pixel_values: `(B, 3, H, W)`; `B` may be 0.
@@ -39,6 +40,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same images there; from pinned memory the host does not wait."""
+        return replace(self, pixel_values=self.pixel_values.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """What a `DataLoader` calls."""
+        return replace(self, pixel_values=self.pixel_values.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class ImageBatches:
         source: what `open_images` returns.
         processor: a transformers image processor; may be `None` if all images are float tensors.
         num_images: how many images of the source to use, over all processes.
-        batch_size: images in a batch; a batch may be smaller at the end and at cuts.
+        batch_size: images in a batch at most; fewer at the end, at cuts, and where images differ in size.
         device: where batches go.
         processes: which of the images are this process's.
         workers: processes that decode; 0 decodes in this one.
@@ -148,9 +157,13 @@ class ImageBatches:
     def first(self, num_images: int) -> Iterator[Batch]:
         """The first images of these, in batches."""
         left = num_images
-        for batch in self:
-            yield Batch(batch.pixel_values[:left], batch.places[:left])
-            left -= len(batch)
+        for collated in self._collated():
+            wanted = sorted(place for batch in collated.by_size for place in batch.places)[:left]
+            for batch in collated.by_size:
+                count = sum(place in wanted for place in batch.places)
+                if count:
+                    yield Batch(batch.pixel_values[:count], batch.places[:count]).to(self.device)
+            left -= len(wanted)
             if left <= 0:
                 return
 
@@ -159,6 +172,12 @@ class ImageBatches:
         return next(self._images(), None) is not None
 
     def __iter__(self) -> Iterator[Batch]:
+        for collated in self._collated():
+            for batch in collated.by_size:
+                yield batch.to(self.device)
+
+    def _collated(self) -> Iterator["_Collated"]:
+        """What comes from the workers; unreadable images are noted on the way."""
         loader: Any = DataLoader(
             _Decoded(self.processor),
             batch_sampler=_RawBatches(self),
@@ -170,14 +189,7 @@ class ImageBatches:
             for place, bad in collated.bad_images:
                 self.bad_images[place] = bad
             self.check_bad_images(self.bad_images)
-            if len(collated.sizes) > 1:
-                raise ValueError(
-                    f"The images of a batch have one size, got {collated.sizes}. Resize them, or give PIL images and "
-                    "a processor that does."
-                )
-            if collated.places or collated.cut is not None:
-                pixel_values = collated.pixel_values.to(self.device, non_blocking=True)
-                yield Batch(pixel_values, collated.places, collated.cut)
+            yield collated
 
     def _images(self) -> Iterator[tuple[int, Any]]:
         """Place and raw image of those that are this process's."""
@@ -237,25 +249,24 @@ class _Decoded(Dataset[Any]):
 
 
 class _Collated(NamedTuple):
-    """A batch as it comes from a worker; a tuple, so that its tensor can be pinned."""
+    """What a worker made of some raw images; a tuple, so that a `DataLoader` finds what to pin."""
 
-    pixel_values: Tensor
-    places: tuple[int, ...]
-    cut: int | None
+    by_size: list[Batch]
     bad_images: list[tuple[int, BadImage]]
-    sizes: list[tuple[int, ...]]
 
 
 def _collate(items: list[tuple[int, Any]]) -> _Collated:
     images = {place: found for place, found in items if isinstance(found, Tensor)}
-    sizes = sorted({tuple(image.shape) for image in images.values()})
-    return _Collated(
-        torch.stack(list(images.values())) if len(sizes) == 1 else torch.empty(0),
-        tuple(images),
-        next((place for place, found in items if isinstance(found, _Cut)), None),
-        [(place, found) for place, found in items if isinstance(found, BadImage)],
-        sizes,
-    )
+    sizes = list(dict.fromkeys(image.shape for image in images.values()))
+    batches = []
+    for size in sizes:
+        places = tuple(place for place, image in images.items() if image.shape == size)
+        batches.append(Batch(torch.stack([images[place] for place in places]), places))
+    cut = next((place for place, found in items if isinstance(found, _Cut)), None)
+    if cut is not None:  # comes with the last of them
+        last = batches.pop() if batches else Batch(torch.empty(0), ())
+        batches.append(replace(last, cut=cut))
+    return _Collated(batches, [(place, found) for place, found in items if isinstance(found, BadImage)])
 
 
 def _from_place(source: Iterable[Any], start: int, stop: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:

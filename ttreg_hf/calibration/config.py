@@ -15,16 +15,20 @@ class CalibrationConfig:
         num_images: how many images to use, over all processes.
         batch_size: images in one forward pass of one process; the result does not depend on it. `None`: as many as fit
             into the device's free memory, 16 on a CPU.
-        norm_threshold: in the units of the detection block's output. `None`: mean + 3 standard deviations of its patch
-            norms (paper, A.4).
-        detection_layer: block whose output shows the outliers. `None`: the family's default.
-        first_layer: first block searched. `None`: 0.
-        last_layer: last block searched. `None`: the first block whose output has an outlier (paper, A.4).
-        top_k: how many neurons to keep. `None`: grown until the outliers are gone on held-out images.
+        norm_threshold: in the units of the detection block's output. `None`: the dip between ordinary and outlier
+            tokens; where the norms are one population there are no outliers.
+        detection_layer: block whose output shows the outliers. `None`: the family's default, unless another block
+            separates outliers much better.
+        first_layer: first block searched. `None`: where outliers begin.
+        last_layer: last block searched. `None`: where the last of them arrive.
+        top_k: how many neurons to keep. `None`: the smallest set that takes the outliers away on held-out images.
         max_active_fraction: in an image, a neuron that exceeds 0.5 on more than this share of the tokens scores 0.
             `None`: no such filter.
         detect_on_prefix: let prefix tokens such as CLS count as outlier tokens, as the paper's released code does.
-        seed: of the split into images that score and images that are held out.
+        rounds: how often to look: once more on the patched model where outliers are left. A round that does not
+            improve on the one before is dropped. Only with an automatic `top_k`.
+        budget: forward passes of single images that choosing neurons may cost in one round.
+        seed: of the split into images that score, that choose and that verify.
     """
 
     num_images: int = 500
@@ -36,10 +40,12 @@ class CalibrationConfig:
     top_k: int | None = None
     max_active_fraction: float | None = None
     detect_on_prefix: bool = False
+    rounds: int = 2
+    budget: int = 12_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size", "top_k", "norm_threshold"):
+        for name in ("num_images", "batch_size", "top_k", "norm_threshold", "rounds", "budget"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` is above 0, got {value}.")
@@ -85,8 +91,12 @@ class GateConfig:
 
     Args:
         max_outlier_ratio: outlier tokens after / before patching, at the detection block.
-        min_feature_similarity: mean cosine of the pooled feature to the base model's.
+        max_drift: 1 - mean cosine of the pooled feature to the base model's; so much is always allowed.
+        max_drift_of_zeroed: or this share of the drift that zeroing the neurons without moving them gives.
+        max_ratio_of_random: outliers left, as a share of those that the best random draw leaves.
     """
 
     max_outlier_ratio: float = 0.1
-    min_feature_similarity: float = 0.9
+    max_drift: float = 0.05
+    max_drift_of_zeroed: float = 0.5
+    max_ratio_of_random: float = 0.5

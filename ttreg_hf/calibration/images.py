@@ -9,6 +9,7 @@ is quick and decoding can be done elsewhere.
 
 import io
 import itertools
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,6 +70,8 @@ def open_images(images: Any, *, image_column: str | None = None) -> Iterable[Any
 def to_pixel_values(image: Any, processor: Any, *, name: str = "the image") -> Tensor:
     """One image as the model takes it, `(3, H, W)`; float tensors are taken as they are.
 
+    An image keeps its proportions where its processor does so (SigLIP 2); `image_inputs` flattens it into patches.
+
     Raises:
         TypeError: not an image.
         ValueError: an image that needs a processor, and none was given.
@@ -82,7 +85,26 @@ def to_pixel_values(image: Any, processor: Any, *, name: str = "the image") -> T
             "PIL images and arrays need an image processor, and none was found for this model. Pass `processor=`, "
             "for example `AutoImageProcessor.from_pretrained(...)`, or give preprocessed float tensors."
         )
-    return processor(images=to_pil(image, name=name), return_tensors="pt")["pixel_values"][0]
+    given = processor(images=to_pil(image, name=name), return_tensors="pt")
+    if "spatial_shapes" in given:
+        return _without_padding(given["pixel_values"][0], *given["spatial_shapes"][0].tolist())
+    return given["pixel_values"][0]
+
+
+def _without_padding(patches_NX: Tensor, height: int, width: int) -> Tensor:
+    """An image again of what SigLIP 2's processor (NaFlex) gives: flattened patches, padded to a fixed number.
+
+    Args:
+        patches_NX: `(N, p * p * 3)`, of which the first `height * width` are the image's.
+        height: of the image in patches.
+        width: likewise.
+
+    Returns:
+        `(3, height * p, width * p)`.
+    """
+    size = math.isqrt(patches_NX.shape[1] // 3)
+    patches = patches_NX[: height * width].reshape(height, width, size, size, 3)
+    return patches.permute(4, 0, 2, 1, 3).reshape(3, height * size, width * size)
 
 
 def to_pil(image: Any, *, name: str = "the image") -> Image.Image:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ttreg_hf.calibration.processes import Processes
 
-_BINS_PER_OCTAVE = 64  # a bin is 1.1 % wide
-_LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
-_NUM_BINS = (_HIGHEST_OCTAVE - _LOWEST_OCTAVE) * _BINS_PER_OCTAVE
+BINS_PER_OCTAVE = 64  # a bin is 1.1 % wide
+LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
+_NUM_BINS = (_HIGHEST_OCTAVE - LOWEST_OCTAVE) * BINS_PER_OCTAVE
 
 
 class LogHistogram:
@@ -21,20 +21,27 @@ class LogHistogram:
     def __init__(self, num_layers: int, device: torch.device) -> None:
         self.counts_LG = torch.zeros(num_layers, _NUM_BINS, dtype=torch.float64, device=device)
 
+    def add_to(self, layer: int, values_X: Tensor) -> None:
+        """Count values of one block."""
+        one = LogHistogram(1, values_X.device)
+        one.add(values_X[None])
+        self.counts_LG[layer] += one.counts_LG[0]
+
     def add(self, values_LX: Tensor) -> None:
-        octaves = values_LX.clamp_min(2.0**_LOWEST_OCTAVE).log2() - _LOWEST_OCTAVE
-        bins = (octaves * _BINS_PER_OCTAVE).long().clamp_(max=_NUM_BINS - 1)
+        """Count values of every block."""
+        octaves = values_LX.clamp_min(2.0**LOWEST_OCTAVE).log2() - LOWEST_OCTAVE
+        bins = (octaves * BINS_PER_OCTAVE).long().clamp_(max=_NUM_BINS - 1)
         self.counts_LG.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.float64))
 
     def quantile(self, share: float) -> Tensor:
         """Value below which this share of each block's values lies, `(L,)`, to the width of a bin."""
         cumulative = self.counts_LG.cumsum(1)
         reached = (cumulative >= share * cumulative[:, -1:]).double().argmax(1)
-        return 2.0 ** ((reached + 0.5) / _BINS_PER_OCTAVE + _LOWEST_OCTAVE)
+        return 2.0 ** ((reached + 0.5) / BINS_PER_OCTAVE + LOWEST_OCTAVE)
 
     def fraction_above(self, threshold: float) -> Tensor:
         """Share of each block's values above a threshold, `(L,)`, interpolated within its bin."""
-        place = (torch.tensor(threshold, dtype=torch.float64).log2().item() - _LOWEST_OCTAVE) * _BINS_PER_OCTAVE
+        place = (torch.tensor(threshold, dtype=torch.float64).log2().item() - LOWEST_OCTAVE) * BINS_PER_OCTAVE
         place = min(max(place, 0.0), _NUM_BINS - 1e-9)
         whole = int(place)
         above = self.counts_LG[:, whole + 1 :].sum(1) + self.counts_LG[:, whole] * (whole + 1 - place)
@@ -115,6 +122,10 @@ class NormReport:
         outlier_fraction: share of the patches above the threshold.
         images_with_outliers: share of the images that have one at the detection block.
         first_outlier_layer: first block whose output has one; `None` if no block has.
+        separation: of two populations of norms at each block, in robust standard deviations of the log norms; 0 where
+            they are one.
+        fixed_position_share: of the patches above the threshold, those at places that are above it in every image.
+        content_share: of the patches above the threshold, those that were as extreme at the embeddings' output.
     """
 
     num_images: int
@@ -129,6 +140,9 @@ class NormReport:
     outlier_fraction: tuple[float, ...]
     images_with_outliers: float
     first_outlier_layer: int | None
+    separation: tuple[float, ...] = ()
+    fixed_position_share: float = 0.0
+    content_share: float = 0.0
 
 
 def paper_threshold(statistics: NormStatistics, detection_layer: int) -> float:
@@ -136,7 +150,15 @@ def paper_threshold(statistics: NormStatistics, detection_layer: int) -> float:
     return float(statistics.mean_L[detection_layer] + 3 * statistics.deviation_L[detection_layer])
 
 
-def norm_report(statistics: NormStatistics, detection_layer: int, norm_threshold: float) -> NormReport:
+def norm_report(
+    statistics: NormStatistics,
+    detection_layer: int,
+    norm_threshold: float,
+    *,
+    separation: tuple[float, ...] = (),
+    fixed_position_share: float = 0.0,
+    content_share: float = 0.0,
+) -> NormReport:
     """The report of these norms, as seen from one block and one threshold."""
     over = statistics.max_L > norm_threshold
     # no outlier where the exact maximum says so, whatever the histogram's bins say
@@ -155,4 +177,7 @@ def norm_report(statistics: NormStatistics, detection_layer: int, norm_threshold
         outlier_fraction=tuple(fraction_L.tolist()),
         images_with_outliers=float(images_L[detection_layer]),
         first_outlier_layer=next((layer for layer, is_over in enumerate(over.tolist()) if is_over), None),
+        separation=separation,
+        fixed_position_share=fixed_position_share,
+        content_share=content_share,
     )

@@ -11,6 +11,7 @@ from ttreg_hf.calibration.batch_limit import BatchLimit
 from ttreg_hf.calibration.batches import Batch, ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.convergence import Convergence, convergence, is_stable, milestones
+from ttreg_hf.calibration.inspection import PatchNorms
 from ttreg_hf.calibration.norms import NormStatistics
 from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.recording import Recorder
@@ -26,18 +27,27 @@ Progress = Callable[[str, Iterable[Batch], int], Iterable[Batch]]
 _COMPARED_NEURONS = 50  # for convergence, where `top_k` is left open
 
 
+MOST_IMAGES_KEPT = 128
+"""Images whose norms are kept patch by patch, over all processes."""
+
+
 def norm_pass(
     model: PreTrainedModel, batches: Iterable[Batch], processes: Processes, limit: BatchLimit
-) -> NormStatistics:
-    """Norms of all patch tokens at every block, of all processes' images."""
+) -> tuple[NormStatistics, PatchNorms]:
+    """Norms of all patch tokens at every block, of all processes' images; those of the first images one by one."""
     layout = inner_layout(model)
-    statistics = NormStatistics(len(blocks_of(model)), model.device)
+    statistics, patch_norms = NormStatistics(len(blocks_of(model)), model.device), PatchNorms()
     with Recorder(model) as recorder:
         for batch in batches:
-            for _, recording in limit.record(recorder, batch):
-                statistics.add(recording.norms_LBT[:, :, layout.patches])
+            for places, recording in limit.record(recorder, batch):
+                norms_LBN = recording.norms_LBT[:, :, layout.patches]
+                statistics.add(norms_LBN)
+                first = sum(place < MOST_IMAGES_KEPT for place in places)
+                if first:
+                    patch_norms.add(recording.embedding_norms_BT[:first, layout.patches], norms_LBN[:, :first])
     statistics.merge_processes(processes)
-    return statistics
+    patch_norms.merge_processes(processes)
+    return statistics, patch_norms
 
 
 class ScorePass:
@@ -46,7 +56,7 @@ class ScorePass:
     Args:
         model: the base model.
         search: where to look.
-        config: `max_active_fraction`, `detect_on_prefix`, `top_k` and `num_images` are used.
+        config: `max_active_fraction` and `top_k` are used.
         processes: those that share the images.
         say: takes a line for people.
         limit: how many images go through the model at once.
@@ -115,10 +125,7 @@ class ScorePass:
     def score(self, recorder: Recorder, batch: Batch) -> None:
         """Take in a batch."""
         for places, recording in self.limit.record(recorder, batch):
-            outliers_BT = recording.norms_LBT[0] > self.search.norm_threshold
-            outliers_BT[:, self.layout.registers] = False  # a patched model's hold the norm by design
-            if not self.config.detect_on_prefix:
-                outliers_BT[:, self.layout.prefix] = False
+            outliers_BT = self.search.rule.outliers(recording, self.layout, 0)
             self.statistics.add(recording.acts_by_layer, outliers_BT, places, self.config.max_active_fraction)
 
     def _status(self) -> str:

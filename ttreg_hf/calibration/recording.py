@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf.families import blocks_of, image_inputs, trunk_of
+from ttreg_hf.families import blocks_of, image_inputs, trunk_of, trunk_output_layout
+from ttreg_hf.modeling.test_time_registers import TokenLayout
 from ttreg_hf.modeling.ttreg_base import down_projection
 
 
@@ -25,13 +26,15 @@ class Recording:
     Args:
         norms_LBT: L2 norm over channels of the raw output of each block asked for, float32.
         acts_by_layer: inputs of the down projection of the recorded layers, `(B, T, F)`, in the model's dtype.
-        feature_BD: the pooled feature that heads read: CLS, or the mean patch of a model without one; float32. `None`
-            if not all blocks ran.
+        feature_BD: the trunk's pooled feature, or where it has none CLS, or the mean patch of a model without CLS;
+            float32. `None` if not all blocks ran.
+        embedding_norms_BT: L2 norm over channels of what the first block reads, float32.
     """
 
     norms_LBT: Tensor
     acts_by_layer: dict[int, Tensor]
     feature_BD: Tensor | None
+    embedding_norms_BT: Tensor
 
 
 class _Enough(Exception):
@@ -62,10 +65,12 @@ class Recorder:
         self._norm_layers = list(range(len(self._blocks)) if norm_layers is None else norm_layers)
         self._stop_after = stop_after
         self._norms: dict[int, Tensor] = {}
+        self._embedding_norms: list[Tensor] = []
         self._acts: dict[int, Tensor] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> "Recorder":
+        self._handles.append(self._blocks[0].register_forward_pre_hook(self._record_embeddings, with_kwargs=True))
         for layer in self._norm_layers:
             # before the hook of a patched model that takes the registers out after the last block
             hook = self._norm_hook(layer)
@@ -87,17 +92,22 @@ class Recorder:
     def __call__(self, pixel_values: Tensor) -> Recording:
         feature_BD = None
         try:
-            feature_BD = _pooled_feature(self._trunk(**image_inputs(self._model, pixel_values)))
+            outputs = self._trunk(**image_inputs(self._model, pixel_values))
+            feature_BD = _pooled_feature(outputs, trunk_output_layout(self._model))
         except _Enough:
             pass
         finally:  # nothing is kept alive here, after a failure neither
-            norms, acts, self._norms, self._acts = self._norms, self._acts, {}, {}
-        return Recording(torch.stack(list(norms.values())), acts, feature_BD)
+            norms, acts, embeddings = self._norms, self._acts, self._embedding_norms
+            self._norms, self._acts, self._embedding_norms = {}, {}, []
+        return Recording(torch.stack(list(norms.values())), acts, feature_BD, embeddings[0])
+
+    def _record_embeddings(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._embedding_norms.append(_norms(args[0] if args else kwargs["hidden_states"]))
 
     def _norm_hook(self, layer: int) -> Any:
         def record(module: Any, args: Any, output: Any) -> None:
             hidden_states = output[0] if isinstance(output, tuple) else output
-            self._norms[layer] = torch.linalg.vector_norm(hidden_states, dim=-1, dtype=torch.float32)
+            self._norms[layer] = _norms(hidden_states)
 
         return record
 
@@ -108,14 +118,19 @@ class Recorder:
         return record
 
 
+def _norms(hidden_states: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(hidden_states, dim=-1, dtype=torch.float32)
+
+
 def _stop(module: Any, args: Any, output: Any) -> None:
     raise _Enough
 
 
-def _pooled_feature(outputs: Any) -> Tensor:
+def _pooled_feature(outputs: Any, layout: TokenLayout) -> Tensor:
     pooled = outputs.get("pooler_output")
     if pooled is None and "feature_maps" in outputs:
         pooled = outputs["feature_maps"][-1].flatten(2).mean(2)
     if pooled is None:
-        pooled = outputs["last_hidden_state"].mean(1)
+        tokens = outputs["last_hidden_state"]
+        pooled = tokens[:, layout.prefix][:, 0] if layout.num_prefix_tokens else tokens[:, layout.patches].mean(1)
     return pooled.float()

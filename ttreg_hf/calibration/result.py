@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ttreg_hf.calibration.candidates import Candidate
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.convergence import Convergence
+from ttreg_hf.calibration.jsonable import from_json
+from ttreg_hf.calibration.minimal_set import Selection
 from ttreg_hf.calibration.norms import NormReport
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.register_neuron import RegisterNeuron
 
 JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Provenance:
             the images ended early.
         images_with_outliers: how many of those had an outlier.
         bad_images: keys of the unreadable ones, in the order of the images.
-        image_size: height and width of `pixel_values`.
+        image_size: height and width of `pixel_values`; of the first image, where they differ in size.
         processes: how many shared the images.
         dtype: of the model.
         versions: of the packages that matter.
@@ -66,7 +70,11 @@ class CalibrationResult:
         verdict: `"fixed"` (moving the neurons works), `"clean"` (nothing to do) or `"unresolved"` (do not patch).
         norms: of the base model's patch tokens.
         verification: base against patched; `None` for a clean model.
-        convergence: how the best neurons settled with more images.
+        shift_value: how to move them, `"per_neuron"` or `"per_layer"`.
+        reasons: why the verdict is not `"fixed"`, and what to try.
+        selections: how the set was chosen, one entry a round; empty if `top_k` was given.
+        candidates: contrast, consistency and sparsity of the register neurons; empty if `top_k` was given.
+        convergence: how the best neurons settled with more images; `None` if none were scored.
         config: the settings with every automatic choice filled in.
         chosen: names of the settings that were chosen automatically.
         provenance: where this comes from.
@@ -77,7 +85,11 @@ class CalibrationResult:
     verdict: str
     norms: NormReport
     verification: Verification | None
-    convergence: Convergence
+    shift_value: str
+    reasons: tuple[str, ...]
+    selections: tuple[Selection, ...]
+    candidates: tuple[Candidate, ...]
+    convergence: Convergence | None
     config: CalibrationConfig
     chosen: tuple[str, ...]
     provenance: Provenance
@@ -87,12 +99,16 @@ class CalibrationResult:
         return {
             "format": _FORMAT,
             "verdict": self.verdict,
+            "reasons": list(self.reasons),
             "register_neurons": [[n.layer, n.neuron, n.score] for n in self.register_neurons],
+            "shift_value": self.shift_value,
             "config": dataclasses.asdict(self.config),
             "chosen": list(self.chosen),
             "norms": dataclasses.asdict(self.norms),
             "verification": dataclasses.asdict(self.verification) if self.verification else None,
-            "convergence": dataclasses.asdict(self.convergence),
+            "selections": [dataclasses.asdict(selection) for selection in self.selections],
+            "candidates": [dataclasses.asdict(candidate) for candidate in self.candidates],
+            "convergence": dataclasses.asdict(self.convergence) if self.convergence else None,
             "provenance": dataclasses.asdict(self.provenance),
         }
 
@@ -131,19 +147,12 @@ class CalibrationResult:
                 f"{directory / JSON_FILE} has format {fields.get('format')!r}, this version reads {_FORMAT}. "
                 "Calibrate again, or install the version of ttreg_hf that wrote it."
             )
-        verification = fields["verification"]
+        fields["register_neurons"] = [
+            {"layer": layer, "neuron": neuron, "score": score} for layer, neuron, score in fields["register_neurons"]
+        ]
+        hints = typing.get_type_hints(cls)
+        del hints["scores"]
         return cls(
-            register_neurons=tuple(RegisterNeuron(*neuron) for neuron in fields["register_neurons"]),
             scores=load_file(directory / TENSOR_FILE)["scores"],
-            verdict=fields["verdict"],
-            norms=NormReport(**_with_tuples(fields["norms"])),
-            verification=Verification(**_with_tuples(verification)) if verification else None,
-            convergence=Convergence(**_with_tuples(fields["convergence"])),
-            config=CalibrationConfig(**fields["config"]),
-            chosen=tuple(fields["chosen"]),
-            provenance=Provenance(**_with_tuples(fields["provenance"])),
+            **{name: from_json(kind, fields[name]) for name, kind in hints.items()},
         )
-
-
-def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

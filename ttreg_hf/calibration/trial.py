@@ -1,16 +1,30 @@
 """Tries neurons out: patches the model with them and measures it on the same images as the base model."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.batch_limit import BatchLimit
 from ttreg_hf.calibration.batches import Batch
-from ttreg_hf.calibration.verification import Measured, Verification, compare, measure
+from ttreg_hf.calibration.measuring import Measured, measure
+from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.register_neuron import RegisterNeuron
 
-_GONE = 0.01  # of the outlier tokens may stay for them to count as gone
+
+@dataclass(frozen=True)
+class Outcome:
+    """What patching did.
+
+    Args:
+        outlier_ratio: outliers after / before; 1 where there were none, because then nothing was shown to work.
+        feature_similarity: mean cosine of the pooled feature to the base model's.
+    """
+
+    outlier_ratio: float
+    feature_similarity: float
 
 
 class Trial:
@@ -18,66 +32,60 @@ class Trial:
 
     Args:
         model: the base model.
-        batches: what to measure on, gone through once a trial.
-        detection_layer: block whose output shows the outliers.
-        norm_threshold: in that block's units.
+        batches: what to measure on; kept, and gone through once a trial.
+        rule: which tokens are outliers.
         limit: how many images go through a model at once.
+        options: of `add_test_time_registers`, for all twins: those that a checkpoint was published with.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         batches: Iterable[Batch],
-        *,
-        detection_layer: int,
-        norm_threshold: float,
+        rule: OutlierRule,
         limit: BatchLimit | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.batches, self.limit = model, batches, limit
-        self.detection_layer, self.norm_threshold = detection_layer, norm_threshold
-        self.before = self._measure(model)
+        self.model, self.batches, self.rule, self.limit = model, list(batches), rule, limit
+        self.options = dict(options or {})
+        self.before = measure(model, self.batches, rule, limit=limit)
+        self.images_run = self.before.num_images
 
-    def verify(self, neurons: Sequence[RegisterNeuron], *, in_sample: bool) -> Verification:
-        """Base against patched."""
-        return compare(self.before, self._after(neurons), in_sample=in_sample)
+    @property
+    def has_outliers(self) -> bool:
+        """Whether the base model has any on these images."""
+        return bool(self.before.outliers_B.sum() > 0)
 
-    def enough(self, ranked: Sequence[RegisterNeuron]) -> int:
-        """How many of the ranked neurons it takes until the outliers are gone, or else until fewest are left."""
-        tried: dict[int, float] = {}
+    def patched(
+        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
+    ) -> PreTrainedModel:
+        """The twin; shares the base model's weights."""
+        options = self.options | {"shift_value": shift_value}
+        if shift_scale is not None:
+            options["shift_scale"] = shift_scale
+        return add_test_time_registers(self.model, neurons, **options)
 
-        def is_enough(count: int) -> bool:
-            tried[count] = self._after(ranked[:count]).outlier_fraction
-            return tried[count] <= _GONE * self.before.outlier_fraction
+    def measure(self, model: PreTrainedModel) -> Measured:
+        """A twin on these images."""
+        self.images_run += self.before.num_images
+        return measure(model, self.batches, self.rule, limit=self.limit)
 
-        return smallest_count(is_enough, len(ranked)) or min(tried, key=lambda count: (tried[count], count))
+    def after(
+        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
+    ) -> Measured:
+        """The patched model on these images."""
+        return self.measure(self.patched(neurons, shift_value=shift_value, shift_scale=shift_scale))
 
-    def _after(self, neurons: Sequence[RegisterNeuron]) -> Measured:
-        return self._measure(add_test_time_registers(self.model, neurons))
+    def outcome(
+        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
+    ) -> Outcome:
+        """What patching does to these images."""
+        return self.compared(self.after(neurons, shift_value=shift_value, shift_scale=shift_scale))
 
-    def _measure(self, model: PreTrainedModel) -> Measured:
-        return measure(
-            model,
-            self.batches,
-            detection_layer=self.detection_layer,
-            norm_threshold=self.norm_threshold,
-            limit=self.limit,
+    def compared(self, after: Measured) -> Outcome:
+        """Outliers and features of a patched model, seen from the base model."""
+        before = float(self.before.outliers_B.sum())
+        return Outcome(
+            outlier_ratio=float(after.outliers_B.sum()) / before if before else 1.0,
+            feature_similarity=float(after.similarity_to(self.before).mean()),
         )
-
-
-def smallest_count(is_enough: Callable[[int], bool], limit: int) -> int | None:
-    """The smallest count up to a limit that is enough, by doubling and bisection; `None` if the limit is not.
-
-    Takes it that a larger count stays enough, so a few checks do.
-    """
-    low, high = 0, 1
-    while not is_enough(high):
-        if high == limit:
-            return None
-        low, high = high, min(2 * high, limit)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if is_enough(middle):
-            high = middle
-        else:
-            low = middle
-    return high

@@ -1,116 +1,179 @@
-"""Does moving these neurons take the outliers away, and leave the features alone?
+"""Fourth stage: does moving these neurons take the outliers away, leave the features alone, and beat the controls?
 
-Letters: `L` blocks, `B` images, `T` tokens, `D` channels of the pooled feature.
+Letters: `L` blocks, `B` images.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-
-from ttreg_hf.calibration.batch_limit import BatchLimit
-from ttreg_hf.calibration.batches import Batch
+from ttreg_hf.calibration.attention import MapChanges, map_changes
 from ttreg_hf.calibration.config import GateConfig
-from ttreg_hf.calibration.recording import Recorder
-from ttreg_hf.families import inner_layout
+from ttreg_hf.calibration.controls import Controls, NeuronEffect, neuron_effects, run_controls
+from ttreg_hf.calibration.intervals import interval_of_mean, interval_of_ratio
+from ttreg_hf.calibration.measuring import Measured
+from ttreg_hf.calibration.trial import Trial
+from ttreg_hf.register_neuron import RegisterNeuron
 
 FIXED, CLEAN, UNRESOLVED = "fixed", "clean", "unresolved"
+MEANING = {
+    FIXED: "register neurons found, and moving them works",
+    CLEAN: "no outlier tokens were seen: nothing to do",
+    UNRESOLVED: "outliers stay, or the features drift too far: do not patch with these neurons",
+}
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One condition of the verdict `fixed`.
+
+    Args:
+        name: what was measured.
+        value: the measurement.
+        bound: it has to be at most this.
+        remedy: what to try where it is not.
+    """
+
+    name: str
+    value: float
+    bound: float
+    remedy: str
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.bound
 
 
 @dataclass(frozen=True)
 class Verification:
-    """A base model and its patched twin on the same images.
+    """A base model and its patched twin on the same images. Intervals are 95 %, over images.
 
     Args:
         num_images: images compared.
-        in_sample: whether these images were also used to find the neurons.
+        in_sample: whether an earlier stage has seen these images.
         outlier_fraction_before: share of the base model's patches above the threshold, at the detection block.
         outlier_fraction_after: share of the patched model's.
+        outlier_ratio_interval: of after / before; `None` where there were none before.
         max_norm_before: largest patch norm of each block's output, base model.
         max_norm_after: the same of the patched model.
+        tail_before: for each block, the 99.9th percentile of the patch norms over their median, base model.
+        tail_after: the same of the patched model.
         register_norm: mean norm of the test-time registers at the detection block.
         feature_similarity: mean cosine between the pooled features of the two.
+        feature_similarity_interval: of it.
         min_feature_similarity: the smallest.
+        maps: attention and mean patch feature; `None` if not measured.
+        controls: the same number of neurons used otherwise; `None` if not measured.
+        neurons: each neuron alone; empty if not measured.
+        checks: conditions of the verdict; empty if not judged.
     """
 
     num_images: int
     in_sample: bool
     outlier_fraction_before: float
     outlier_fraction_after: float
+    outlier_ratio_interval: tuple[float, float] | None
     max_norm_before: tuple[float, ...]
     max_norm_after: tuple[float, ...]
+    tail_before: tuple[float, ...]
+    tail_after: tuple[float, ...]
     register_norm: float
     feature_similarity: float
+    feature_similarity_interval: tuple[float, float]
     min_feature_similarity: float
+    maps: MapChanges | None = None
+    controls: Controls | None = None
+    neurons: tuple[NeuronEffect, ...] = ()
+    checks: tuple[GateCheck, ...] = ()
 
     @property
     def outlier_ratio(self) -> float:
         """Outliers after / before; 1 where there were none, because then nothing was shown to work."""
         return self.outlier_fraction_after / self.outlier_fraction_before if self.outlier_fraction_before else 1.0
 
-
-@dataclass(frozen=True)
-class Measured:
-    """One model on the images: outliers at the detection block, largest norms, and the pooled features."""
-
-    num_images: int
-    outlier_fraction: float
-    max_norm_L: Tensor
-    register_norm: float
-    features_BD: Tensor
+    @property
+    def verdict(self) -> str:
+        """`fixed` if every condition holds, else `unresolved`."""
+        return FIXED if self.checks and all(check.passed for check in self.checks) else UNRESOLVED
 
 
-def measure(
-    model: PreTrainedModel,
-    batches: Iterable[Batch],
+def verify(
+    trial: Trial,
+    neurons: Sequence[RegisterNeuron],
     *,
-    detection_layer: int,
-    norm_threshold: float,
-    limit: BatchLimit | None = None,
-) -> Measured:
-    """Run a model, stock or patched, over the images, at most as many at once as a limit allows."""
-    limit = limit or BatchLimit()
-    layout = inner_layout(model)
-    outliers, patches, features, maxima, registers = [], 0, [], [], []
-    with Recorder(model) as recorder:
-        for _, recording in (part for batch in batches for part in limit.record(recorder, batch)):
-            norms_LBN = recording.norms_LBT[:, :, layout.patches]
-            outliers.append((norms_LBN[detection_layer] > norm_threshold).sum())
-            patches += norms_LBN[detection_layer].numel()
-            maxima.append(norms_LBN.amax((1, 2)))
-            registers.append(recording.norms_LBT[detection_layer, :, layout.registers])
-            if recording.feature_BD is not None:
-                features.append(recording.feature_BD)
-    register_norms = torch.cat(registers)
-    return Measured(
-        num_images=len(register_norms),
-        outlier_fraction=float(torch.stack(outliers).sum()) / patches,
-        max_norm_L=torch.stack(maxima).amax(0),
-        register_norm=float(register_norms.mean()) if register_norms.numel() else 0.0,
-        features_BD=torch.cat(features),
+    shift_value: str,
+    in_sample: bool,
+    gate: GateConfig,
+    seed: int = 0,
+) -> Verification:
+    """Everything that is measured of a set of neurons, and the conditions of the verdict.
+
+    Args:
+        trial: on the images to verify with.
+        neurons: to move; at least one.
+        shift_value: as the patched model will use it.
+        in_sample: whether an earlier stage has seen these images.
+        gate: bounds of the conditions.
+        seed: of the random draws.
+    """
+    patched = trial.patched(neurons, shift_value=shift_value)
+    found = compare(trial.before, trial.measure(patched), in_sample=in_sample)
+    found = dataclasses.replace(
+        found,
+        maps=map_changes(trial.model, patched, trial.batches, detection_layer=trial.rule.detection_layer),
+        controls=run_controls(trial, neurons, shift_value=shift_value, seed=seed),
+        neurons=neuron_effects(trial, neurons, shift_value=shift_value),
     )
+    return dataclasses.replace(found, checks=gate_checks(found, gate))
 
 
 def compare(before: Measured, after: Measured, *, in_sample: bool) -> Verification:
     """What patching changed."""
-    similarity_B = torch.nn.functional.cosine_similarity(before.features_BD, after.features_BD, dim=-1)
+    similarity_B = after.similarity_to(before)
     return Verification(
         num_images=before.num_images,
         in_sample=in_sample,
         outlier_fraction_before=before.outlier_fraction,
         outlier_fraction_after=after.outlier_fraction,
-        max_norm_before=tuple(before.max_norm_L.tolist()),
-        max_norm_after=tuple(after.max_norm_L.tolist()),
+        outlier_ratio_interval=interval_of_ratio(after.outliers_B, before.outliers_B),
+        max_norm_before=tuple(before.norms.max_L.tolist()),
+        max_norm_after=tuple(after.norms.max_L.tolist()),
+        tail_before=_tail(before),
+        tail_after=_tail(after),
         register_norm=after.register_norm,
         feature_similarity=float(similarity_B.mean()),
+        feature_similarity_interval=interval_of_mean(similarity_B),
         min_feature_similarity=float(similarity_B.min()),
     )
 
 
-def verdict_of(verification: Verification, gate: GateConfig) -> str:
-    """`fixed` if the outliers are gone and the features stayed, else `unresolved`."""
-    outliers_gone = verification.outlier_ratio <= gate.max_outlier_ratio
-    features_stayed = verification.feature_similarity >= gate.min_feature_similarity
-    return FIXED if outliers_gone and features_stayed else UNRESOLVED
+def gate_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
+    """The conditions of `fixed`, with what was measured. The controls must have been run."""
+    assert found.controls is not None
+    zeroed_drift = max(0.0, 1 - found.controls.zeroed.feature_similarity)
+    best_random = min(draw.outlier_ratio for draw in found.controls.random)
+    return (
+        GateCheck(
+            "outliers after / before",
+            found.outlier_ratio,
+            gate.max_outlier_ratio,
+            "Try more images (`--num-images`), another `--last-layer`, or another round (`--rounds`).",
+        ),
+        GateCheck(
+            "feature drift (1 - mean cosine to the base model)",
+            1 - found.feature_similarity,
+            max(gate.max_drift, gate.max_drift_of_zeroed * zeroed_drift),
+            "Try a later `--first-layer` or a smaller `--top-k`: some of these neurons carry features.",
+        ),
+        GateCheck(
+            "outliers after / before, over the best of the random draws",
+            found.outlier_ratio / best_random if best_random > 0 else 1.0,
+            gate.max_ratio_of_random,
+            "Random neurons take the outliers away too, so these are not special: check `--norm-threshold`.",
+        ),
+    )
+
+
+def _tail(measured: Measured) -> tuple[float, ...]:
+    patches = measured.norms.patches
+    return tuple((patches.quantile(0.999) / patches.quantile(0.5)).tolist())

@@ -9,12 +9,15 @@ import ttreg_hf
 from ttreg_hf.cli.applying import apply
 from ttreg_hf.cli.calibrating import calibrate
 from ttreg_hf.cli.environment import env
+from ttreg_hf.cli.evaluating import evaluate
 from ttreg_hf.cli.inspecting import inspect
 from ttreg_hf.cli.listing import list_checkpoints
 from ttreg_hf.cli.push import push
 from ttreg_hf.cli.quickstart import quickstart
+from ttreg_hf.cli.reporting import report
 from ttreg_hf.cli.sync_code import sync_code
 from ttreg_hf.cli.verbs import as_verb
+from ttreg_hf.cli.verifying import verify
 from ttreg_hf.cli.visualizing import visualize
 
 app = typer.Typer(
@@ -29,7 +32,10 @@ _VERBS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "visualize": visualize,
     "calibrate": calibrate,
+    "report": report,
     "apply": apply,
+    "verify": verify,
+    "evaluate": evaluate,
     "push": push,
     "sync-code": sync_code,
     "list": list_checkpoints,

@@ -36,6 +36,7 @@ def apply(
     from ttreg_hf.checkpoint import save_checkpoint
     from ttreg_hf.families import family_of
     from ttreg_hf.from_hub import commit_of
+    from ttreg_hf.loading import load_whole_processor
     from ttreg_hf.photographs import photograph_paths
     from ttreg_hf.visualizing import write_before_after
     from ttreg_hf.writing import check_output
@@ -57,9 +58,14 @@ def apply(
     loaded, processor = open_model(
         model, revision=revision, trust_remote_code=trust_remote_code, token=token, device=device, dtype=dtype
     )
-    neurons = None if result is None else result.register_neurons
     commit = commit_of(model, revision=revision, token=token) or revision
-    patched = add_test_time_registers(loaded, neurons, base_model_revision=commit)
+    patched = add_test_time_registers(
+        loaded,
+        None if result is None else result.register_neurons,
+        shift_value=None if result is None else result.shift_value,
+        base_model_revision=commit,
+        calibrated_image_size=None if result is None else result.provenance.image_size,
+    )
     if not is_first_rank():
         return
     with TemporaryDirectory() as scratch:
@@ -75,9 +81,10 @@ def apply(
                 norm_threshold=None if result is None else result.norms.norm_threshold,
                 caption=f"{model.rstrip('/').split('/')[-1]}, before and after",
             )
-        save_checkpoint(
-            patched, output, processor=processor, calibration=result, pictures=pictures, overwrite=overwrite
+        whole = load_whole_processor(
+            loaded, model, revision=revision, token=token, trust_remote_code=trust_remote_code
         )
+        save_checkpoint(patched, output, processor=whole, calibration=result, pictures=pictures, overwrite=overwrite)
 
     files = [str(output / file.name) for file in sorted(output.iterdir())]
     count = len(patched.config.register_neurons)
@@ -85,18 +92,23 @@ def apply(
     for file in files:
         printer.say(f"wrote {file}")
     printer.say("To load it:")
-    for line in loading_lines(output):
+    for line in loading_lines(output, reads_text="text" in loaded.input_modalities):
         printer.say(f"    {line}")
     printer.result({"model": model, "output": str(output), "files": files, "register_neurons": count})
 
 
-def loading_lines(checkpoint: Path) -> list[str]:
+def loading_lines(checkpoint: Path, *, reads_text: bool) -> list[str]:
     """Python that loads and runs a checkpoint where ttreg_hf is not installed."""
+    processor = "AutoProcessor" if reads_text else "AutoImageProcessor"
+    texts = 'text=["a cat", "a dog"], padding=True, ' if reads_text else ""
+    output = (
+        "scores = model(**inputs).logits_per_image" if reads_text else "features = model(**inputs).last_hidden_state"
+    )
     return [
         "from PIL import Image",
-        "from transformers import AutoImageProcessor, AutoModel",
-        f"processor = AutoImageProcessor.from_pretrained({str(checkpoint)!r})",
+        f"from transformers import {processor}, AutoModel",
+        f"processor = {processor}.from_pretrained({str(checkpoint)!r})",
         f"model = AutoModel.from_pretrained({str(checkpoint)!r}, trust_remote_code=True)",
-        'inputs = processor(images=Image.open("my.jpg").convert("RGB"), return_tensors="pt")',
-        "features = model(**inputs).last_hidden_state",
+        f'inputs = processor({texts}images=Image.open("my.jpg").convert("RGB"), return_tensors="pt")',
+        output,
     ]

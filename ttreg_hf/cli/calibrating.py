@@ -6,18 +6,14 @@ from rich.table import Table
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.opening import open_images, open_model, open_processes, settings_of
-from ttreg_hf.cli.printing import Printer, is_first_rank, new_table, percent, progress_bars
+from ttreg_hf.cli.printing import Printer, is_first_rank, new_table, progress_bars
+from ttreg_hf.cli.verdict_tables import gate_table, verification_table
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.result import CalibrationResult
 
 _STRONGEST = 6  # neurons of a layer that are printed
 _NAMED = 5  # unreadable images that are named
-_MEANING = {
-    "fixed": "register neurons found, and moving them works",
-    "clean": "no outlier tokens were seen: nothing to do",
-    "unresolved": "outliers stay, or the features drift too far: do not patch with these neurons",
-}
 
 
 def calibrate(
@@ -36,6 +32,8 @@ def calibrate(
     top_k: options.TopK = None,
     max_active_fraction: options.MaxActiveFraction = None,
     detect_on_prefix: options.DetectOnPrefix = False,
+    rounds: options.Rounds = None,
+    budget: options.Budget = None,
     seed: options.Seed = None,
     workers: options.Workers = None,
     max_bad_images: options.MaxBadImages = 0.01,
@@ -68,6 +66,8 @@ def calibrate(
             "top_k": top_k,
             "max_active_fraction": max_active_fraction,
             "detect_on_prefix": detect_on_prefix or None,
+            "rounds": rounds,
+            "budget": budget,
             "seed": seed,
         },
         recipe_of=model if recipe else None,
@@ -92,7 +92,13 @@ def calibrate(
     images.tell(printer, config.num_images, where=f"{processes} process{'es' * (processes > 1)}, {loaded.device}, ")
 
     from ttreg_hf.calibration import driver
+    from ttreg_hf.calibration.batches import ImageBatches
     from ttreg_hf.calibration.config import RunConfig
+    from ttreg_hf.calibration.images import open_images as open_sources
+    from ttreg_hf.calibration.verification import MEANING
+    from ttreg_hf.report.folder import write_report
+    from ttreg_hf.report.switch import record_switch
+    from ttreg_hf.report.switch_file import save_switch
 
     run = RunConfig(
         workers=workers,
@@ -120,26 +126,46 @@ def calibrate(
         accelerator.end_training()
     if not is_first_rank():
         return
+    shown = ImageBatches(
+        open_sources(images.images, image_column=images.image_column),
+        processor,
+        num_images=config.num_images,
+        batch_size=1,
+        device=loaded.device,
+        max_bad_share=max_bad_images,
+    )
+    switch = record_switch(loaded, shown, result)
     with whole_directory(output, overwrite=overwrite) as folder:
         result.save(folder)
-    files = [str(output / file.name) for file in sorted(output.iterdir())]
+        save_switch(switch, folder)
+        write_report(folder, result)
+    files = [str(file) for file in sorted(output.rglob("*")) if file.is_file()]
 
-    printer.say(f"verdict: {result.verdict} ({_MEANING[result.verdict]})")
+    printer.say(f"verdict: {result.verdict} ({MEANING[result.verdict]})")
     bad = result.provenance.bad_images
     if bad:
         images_are = "image" if len(bad) == 1 else "images"
         more = ", ..." if len(bad) > _NAMED else ""
         printer.say(f"skipped {len(bad)} unreadable {images_are}: {', '.join(bad[:_NAMED])}{more}")
-    seen = result.provenance.images_scored
-    halves = result.convergence.overlap_of_halves[-1]
-    printer.say(
-        f"scored {seen} images, {result.provenance.images_with_outliers} with outliers; two halves of them agree on "
-        f"{halves:.0%} of the best {result.convergence.top_k} neurons"
-    )
+    for reason in result.reasons:
+        printer.say(f"because: {reason}")
+    if result.convergence is not None:
+        printer.say(
+            f"scored {result.provenance.images_scored} images, {result.provenance.images_with_outliers} with "
+            f"outliers; two halves of them agree on {result.convergence.overlap_of_halves[-1]:.0%} of the best "
+            f"{result.convergence.top_k} neurons"
+        )
     if result.register_neurons:
         printer.show(_neuron_table(result))
     if result.verification is not None:
-        printer.show(_verification_table(result))
+        printer.show(
+            verification_table(
+                result.verification,
+                detection_layer=result.norms.detection_layer,
+                norm_threshold=result.norms.norm_threshold,
+            )
+        )
+        printer.show(gate_table(result.verification))
         if result.verification.in_sample:
             printer.say("in-sample: measured on images that were also used to find the neurons")
     for file in files:
@@ -156,25 +182,6 @@ def _neuron_table(result: "CalibrationResult") -> Table:
         shown = ", ".join(f"{neuron.neuron}: {neuron.score:.3g}" for neuron in found[:_STRONGEST])
         more = f", and {len(found) - _STRONGEST} more" if len(found) > _STRONGEST else ""
         table.add_row(str(layer), str(len(found)), shown + more)
-    return table
-
-
-def _verification_table(result: "CalibrationResult") -> Table:
-    checked = result.verification
-    if checked is None:
-        raise ValueError("A clean model has nothing to verify.")
-    block = result.norms.detection_layer
-    table = new_table(f"{checked.num_images} images", "before", "after", left=(f"{checked.num_images} images",))
-    table.add_row(
-        f"outlier patches (block {block}, norm above {result.norms.norm_threshold:.1f})",
-        percent(checked.outlier_fraction_before),
-        percent(checked.outlier_fraction_after),
-    )
-    table.add_row(
-        "largest patch norm there", f"{checked.max_norm_before[block]:.1f}", f"{checked.max_norm_after[block]:.1f}"
-    )
-    table.add_row("feature similarity (mean cosine to the base)", "1", f"{checked.feature_similarity:.4f}")
-    table.add_row("feature similarity, the lowest", "1", f"{checked.min_feature_similarity:.4f}")
     return table
 
 

@@ -9,7 +9,7 @@ from ttreg_hf.cli import options
 from ttreg_hf.cli.printing import Printer, new_table
 
 _PACKAGES = (
-    "torch", "transformers", "huggingface_hub", "datasets", "accelerate", "safetensors", "numpy", "pillow",
+    "torch", "transformers", "huggingface_hub", "datasets", "accelerate", "safetensors", "numpy", "pillow", "triton",
 )  # fmt: skip
 
 
@@ -24,11 +24,17 @@ def env(json: options.Json = False) -> None:
     versions["torch"] += f" (CUDA {torch.version.cuda or 'no'})"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     machine = {"platform": platform.platform(), "cpus": str(os.cpu_count()), "gpus": ", ".join(gpus) or "none"}
+    machine["shift"] = _shift_form(versions["triton"] != "not installed" and bool(gpus))
     table = new_table("what", "version", left=("what", "version"))
     for name, value in (versions | machine).items():
         table.add_row(name, value)
     printer.show(table)
     printer.result(versions | machine)
+
+
+def _shift_form(has_kernel: bool) -> str:
+    kernel = "`ttreg_hf.kernels.use_triton(model)` for the Triton kernel" if has_kernel else "no Triton kernel here"
+    return f"plain PyTorch ({kernel})"
 
 
 def _version(package: str) -> str:

@@ -84,8 +84,18 @@ def norm_table(norms: "NormReport") -> Table:
 
 def _in_words(norms: "NormReport", model: str, *, automatic: bool) -> list[str]:
     block = norms.detection_layer
-    origin = "mean + 3 standard deviations" if automatic else "as given"
+    if automatic and not norms.separation[block]:
+        return [
+            f"The norms of block {block} are one population in {norms.num_images} images: no outlier tokens seen, "
+            "nothing to do.",
+            "A few images cannot show a second one; more can, and `--norm-threshold` looks with a threshold of yours.",
+        ]
+    origin = "between two populations of norms" if automatic else "as given"
     lines = [f"threshold {norms.norm_threshold:.1f} at block {block} ({origin})"]
+    if norms.fixed_position_share:
+        lines.append(f"{norms.fixed_position_share:.0%} of what exceeds it is at the same places in every image.")
+    if norms.content_share:
+        lines.append(f"{norms.content_share:.0%} of what exceeds it was as extreme before the first block: content.")
     if norms.images_with_outliers == 0:
         return [
             *lines,

@@ -4,7 +4,8 @@ import dataclasses
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.printing import Printer, new_table
-from ttreg_hf.known_checkpoints import Recipe, known_checkpoints
+from ttreg_hf.known_checkpoints import known_checkpoints
+from ttreg_hf.publications import Recipe
 
 
 def list_checkpoints(json: options.Json = False) -> None:

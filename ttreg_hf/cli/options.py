@@ -75,6 +75,12 @@ MaxActiveFraction = Annotated[
 DetectOnPrefix = Annotated[
     bool, typer.Option("--detect-on-prefix", help="Let CLS count as an outlier token.", rich_help_panel=_SEARCH)
 ]
+Rounds = Annotated[
+    int | None, typer.Option(help="How often to look, where outliers are left after the neurons found first.")
+]
+Budget = Annotated[
+    int | None, typer.Option(help="Forward passes of single images that choosing neurons may cost in one round.")
+]
 Seed = Annotated[
     int | None,
     typer.Option(

@@ -8,7 +8,8 @@ import typer
 from ttreg_hf.cli import options
 from ttreg_hf.cli.opening import open_model, read_calibration
 from ttreg_hf.cli.printing import Printer, is_first_rank
-from ttreg_hf.known_checkpoints import PUBLISHED, known_checkpoint
+from ttreg_hf.known_checkpoints import known_checkpoint
+from ttreg_hf.publications import PUBLISHED
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.result import CalibrationResult
@@ -38,7 +39,7 @@ def visualize(
     """
     from ttreg_hf.applying import add_test_time_registers
     from ttreg_hf.calibration.config import CalibrationConfig
-    from ttreg_hf.calibration.settings import resolve_layers
+    from ttreg_hf.calibration.settings import checked_layers, default_detection_layer
     from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
     from ttreg_hf.visualizing import check_images, picture_paths, write_before_after
 
@@ -52,9 +53,10 @@ def visualize(
     )
     patched: Any = loaded
     if calibration is not None or not isinstance(loaded, TTRegModelMixin):
-        patched = add_test_time_registers(loaded, None if result is None else result.register_neurons)
+        neurons, shift_value = (None, None) if result is None else (result.register_neurons, result.shift_value)
+        patched = add_test_time_registers(loaded, neurons, shift_value=shift_value)
     detection_layer, norm_threshold = _seen_from(model, result)
-    layers = resolve_layers(CalibrationConfig(detection_layer=detection_layer), loaded)
+    block = checked_layers(CalibrationConfig(detection_layer=detection_layer), loaded).detection_layer
     if not is_first_rank():
         return
     pictures = write_before_after(
@@ -63,7 +65,7 @@ def visualize(
         images,
         processor,
         output,
-        detection_layer=layers.detection_layer or 0,
+        detection_layer=default_detection_layer(loaded) if block is None else block,
         norm_threshold=norm_threshold,
         neuron=place,
         caption=_caption(model, len(patched.config.register_neurons), calibration, patched is loaded),

@@ -31,7 +31,3 @@ class CLIPTTRegConfig(TTRegConfigMixin, CLIPConfig):
         "AutoModelForImageClassification": "modeling_clip_ttreg.CLIPTTRegForImageClassification",
         "AutoModelForZeroShotImageClassification": "modeling_clip_ttreg.CLIPTTRegModel",
     }
-
-
-CLIPVisionTTRegConfig.register_for_auto_class()
-CLIPTTRegConfig.register_for_auto_class()

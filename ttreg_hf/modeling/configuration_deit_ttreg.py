@@ -19,6 +19,3 @@ class DeiTTTRegConfig(TTRegConfigMixin, DeiTConfig):
         "AutoModelForImageClassification": "modeling_deit_ttreg.DeiTTTRegForImageClassification",
         "DeiTForImageClassificationWithTeacher": "modeling_deit_ttreg.DeiTTTRegForImageClassificationWithTeacher",
     }
-
-
-DeiTTTRegConfig.register_for_auto_class()

@@ -19,6 +19,3 @@ class Dinov2TTRegConfig(TTRegConfigMixin, Dinov2Config):
         "AutoModelForImageClassification": "modeling_dinov2_ttreg.Dinov2TTRegForImageClassification",
         "AutoBackbone": "modeling_dinov2_ttreg.Dinov2TTRegBackbone",
     }
-
-
-Dinov2TTRegConfig.register_for_auto_class()

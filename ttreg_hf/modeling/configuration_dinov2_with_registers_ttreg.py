@@ -21,6 +21,3 @@ class Dinov2WithRegistersTTRegConfig(TTRegConfigMixin, Dinov2WithRegistersConfig
         ),
         "AutoBackbone": "modeling_dinov2_with_registers_ttreg.Dinov2WithRegistersTTRegBackbone",
     }
-
-
-Dinov2WithRegistersTTRegConfig.register_for_auto_class()

@@ -18,6 +18,3 @@ class DINOv3ViTTTRegConfig(TTRegConfigMixin, DINOv3ViTConfig):
         "AutoModel": "modeling_dinov3_vit_ttreg.DINOv3ViTTTRegModel",
         "AutoBackbone": "modeling_dinov3_vit_ttreg.DINOv3ViTTTRegBackbone",
     }
-
-
-DINOv3ViTTTRegConfig.register_for_auto_class()

@@ -30,7 +30,3 @@ class Siglip2TTRegConfig(TTRegConfigMixin, Siglip2Config):
         "AutoModelForImageClassification": "modeling_siglip2_ttreg.Siglip2TTRegForImageClassification",
         "AutoModelForZeroShotImageClassification": "modeling_siglip2_ttreg.Siglip2TTRegModel",
     }
-
-
-Siglip2VisionTTRegConfig.register_for_auto_class()
-Siglip2TTRegConfig.register_for_auto_class()

@@ -30,7 +30,3 @@ class SiglipTTRegConfig(TTRegConfigMixin, SiglipConfig):
         "AutoModelForImageClassification": "modeling_siglip_ttreg.SiglipTTRegForImageClassification",
         "AutoModelForZeroShotImageClassification": "modeling_siglip_ttreg.SiglipTTRegModel",
     }
-
-
-SiglipVisionTTRegConfig.register_for_auto_class()
-SiglipTTRegConfig.register_for_auto_class()

@@ -18,6 +18,3 @@ class ViTTTRegConfig(TTRegConfigMixin, ViTConfig):
         "AutoModel": "modeling_vit_ttreg.ViTTTRegModel",
         "AutoModelForImageClassification": "modeling_vit_ttreg.ViTTTRegForImageClassification",
     }
-
-
-ViTTTRegConfig.register_for_auto_class()

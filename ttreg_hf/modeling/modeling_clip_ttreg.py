@@ -3,7 +3,7 @@
 from transformers import CLIPForImageClassification, CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from .configuration_clip_ttreg import CLIPTTRegConfig, CLIPVisionTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+from .ttreg_base import Family, TTRegModelMixin
 
 CLIP_VISION = Family(embeddings="embeddings", blocks="encoder.layers")
 
@@ -11,7 +11,6 @@ CLIP_VISION = Family(embeddings="embeddings", blocks="encoder.layers")
 class CLIPVisionTTRegModel(TTRegModelMixin, CLIPVisionModel):
     """`CLIPVisionModel` with test-time registers; outputs as the stock class's."""
 
-    config: CLIPVisionTTRegConfig
     config_class = CLIPVisionTTRegConfig
     family = CLIP_VISION
 
@@ -19,7 +18,6 @@ class CLIPVisionTTRegModel(TTRegModelMixin, CLIPVisionModel):
 class CLIPVisionTTRegModelWithProjection(TTRegModelMixin, CLIPVisionModelWithProjection):
     """`CLIPVisionModelWithProjection` with test-time registers; the head never sees them."""
 
-    config: CLIPVisionTTRegConfig
     config_class = CLIPVisionTTRegConfig
     family = CLIP_VISION
     trunk_name = "vision_model"
@@ -28,7 +26,6 @@ class CLIPVisionTTRegModelWithProjection(TTRegModelMixin, CLIPVisionModelWithPro
 class CLIPTTRegModel(TTRegModelMixin, CLIPModel):
     """`CLIPModel` with test-time registers; embeddings and logits never see them."""
 
-    config: CLIPTTRegConfig
     config_class = CLIPTTRegConfig
     family = CLIP_VISION
     trunk_name = "vision_model"
@@ -37,17 +34,6 @@ class CLIPTTRegModel(TTRegModelMixin, CLIPModel):
 class CLIPTTRegForImageClassification(TTRegModelMixin, CLIPForImageClassification):
     """`CLIPForImageClassification` with test-time registers; the head never sees them."""
 
-    config: CLIPTTRegConfig
     config_class = CLIPTTRegConfig
     family = CLIP_VISION
     trunk_name = "vision_model"
-
-
-inherit_checkpoint_conversion(
-    CLIPVisionTTRegModel, CLIPVisionTTRegModelWithProjection, CLIPTTRegModel, CLIPTTRegForImageClassification
-)
-CLIPVisionTTRegModel.register_for_auto_class("AutoModel")
-# no Auto class loads it: its entry in `auto_map` is for `get_class_from_dynamic_module`
-CLIPVisionTTRegModelWithProjection._auto_class = "CLIPVisionModelWithProjection"
-CLIPTTRegModel.register_for_auto_class("AutoModel")
-CLIPTTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -3,7 +3,7 @@
 from transformers import DeiTForImageClassification, DeiTForImageClassificationWithTeacher, DeiTModel
 
 from .configuration_deit_ttreg import DeiTTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+from .ttreg_base import Family, TTRegModelMixin
 
 DEIT = Family(embeddings="embeddings", blocks="layers", num_prefix_tokens=2)
 
@@ -11,7 +11,6 @@ DEIT = Family(embeddings="embeddings", blocks="layers", num_prefix_tokens=2)
 class DeiTTTRegModel(TTRegModelMixin, DeiTModel):
     """`DeiTModel` with test-time registers; outputs as the stock class's."""
 
-    config: DeiTTTRegConfig
     config_class = DeiTTTRegConfig
     family = DEIT
 
@@ -19,7 +18,6 @@ class DeiTTTRegModel(TTRegModelMixin, DeiTModel):
 class DeiTTTRegForImageClassification(TTRegModelMixin, DeiTForImageClassification):
     """`DeiTForImageClassification` with test-time registers; the head never sees them."""
 
-    config: DeiTTTRegConfig
     config_class = DeiTTTRegConfig
     family = DEIT
     trunk_name = "deit"
@@ -28,16 +26,6 @@ class DeiTTTRegForImageClassification(TTRegModelMixin, DeiTForImageClassificatio
 class DeiTTTRegForImageClassificationWithTeacher(TTRegModelMixin, DeiTForImageClassificationWithTeacher):
     """`DeiTForImageClassificationWithTeacher` with test-time registers; its heads never see them."""
 
-    config: DeiTTTRegConfig
     config_class = DeiTTTRegConfig
     family = DEIT
     trunk_name = "deit"
-
-
-inherit_checkpoint_conversion(
-    DeiTTTRegModel, DeiTTTRegForImageClassification, DeiTTTRegForImageClassificationWithTeacher
-)
-DeiTTTRegModel.register_for_auto_class("AutoModel")
-DeiTTTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-# no Auto class loads it: its entry in `auto_map` is for `get_class_from_dynamic_module`
-DeiTTTRegForImageClassificationWithTeacher._auto_class = "DeiTForImageClassificationWithTeacher"

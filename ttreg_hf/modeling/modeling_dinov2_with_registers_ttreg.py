@@ -7,7 +7,7 @@ from transformers import (
 )
 
 from .configuration_dinov2_with_registers_ttreg import Dinov2WithRegistersTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+from .ttreg_base import Family, TTRegModelMixin
 
 DINOV2_WITH_REGISTERS = Family(embeddings="embeddings", blocks="encoder.layer", captures="encoder", detection_layer=-2)
 
@@ -15,7 +15,6 @@ DINOV2_WITH_REGISTERS = Family(embeddings="embeddings", blocks="encoder.layer", 
 class Dinov2WithRegistersTTRegModel(TTRegModelMixin, Dinov2WithRegistersModel):
     """`Dinov2WithRegistersModel` with test-time registers; outputs as the stock class's."""
 
-    config: Dinov2WithRegistersTTRegConfig
     config_class = Dinov2WithRegistersTTRegConfig
     family = DINOV2_WITH_REGISTERS
 
@@ -23,7 +22,6 @@ class Dinov2WithRegistersTTRegModel(TTRegModelMixin, Dinov2WithRegistersModel):
 class Dinov2WithRegistersTTRegForImageClassification(TTRegModelMixin, Dinov2WithRegistersForImageClassification):
     """`Dinov2WithRegistersForImageClassification` with test-time registers; the head never sees them."""
 
-    config: Dinov2WithRegistersTTRegConfig
     config_class = Dinov2WithRegistersTTRegConfig
     family = DINOV2_WITH_REGISTERS
     trunk_name = "dinov2_with_registers"
@@ -32,15 +30,6 @@ class Dinov2WithRegistersTTRegForImageClassification(TTRegModelMixin, Dinov2With
 class Dinov2WithRegistersTTRegBackbone(TTRegModelMixin, Dinov2WithRegistersBackbone):
     """`Dinov2WithRegistersBackbone` with test-time registers; feature maps as the stock class's."""
 
-    config: Dinov2WithRegistersTTRegConfig
     config_class = Dinov2WithRegistersTTRegConfig
     family = DINOV2_WITH_REGISTERS
     is_backbone = True
-
-
-inherit_checkpoint_conversion(
-    Dinov2WithRegistersTTRegModel, Dinov2WithRegistersTTRegForImageClassification, Dinov2WithRegistersTTRegBackbone
-)
-Dinov2WithRegistersTTRegModel.register_for_auto_class("AutoModel")
-Dinov2WithRegistersTTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-Dinov2WithRegistersTTRegBackbone.register_for_auto_class("AutoBackbone")

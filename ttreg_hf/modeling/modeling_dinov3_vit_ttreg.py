@@ -3,7 +3,7 @@
 from transformers import DINOv3ViTBackbone, DINOv3ViTModel
 
 from .configuration_dinov3_vit_ttreg import DINOv3ViTTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+from .ttreg_base import Family, TTRegModelMixin
 
 DINOV3 = Family(embeddings="embeddings", blocks="model.layer", captures="model")
 
@@ -11,7 +11,6 @@ DINOV3 = Family(embeddings="embeddings", blocks="model.layer", captures="model")
 class DINOv3ViTTTRegModel(TTRegModelMixin, DINOv3ViTModel):
     """`DINOv3ViTModel` with test-time registers; outputs as the stock class's."""
 
-    config: DINOv3ViTTTRegConfig
     config_class = DINOv3ViTTTRegConfig
     family = DINOV3
 
@@ -19,12 +18,6 @@ class DINOv3ViTTTRegModel(TTRegModelMixin, DINOv3ViTModel):
 class DINOv3ViTTTRegBackbone(TTRegModelMixin, DINOv3ViTBackbone):
     """`DINOv3ViTBackbone` with test-time registers; feature maps as the stock class's."""
 
-    config: DINOv3ViTTTRegConfig
     config_class = DINOv3ViTTTRegConfig
     family = DINOV3
     is_backbone = True
-
-
-inherit_checkpoint_conversion(DINOv3ViTTTRegModel, DINOv3ViTTTRegBackbone)
-DINOv3ViTTTRegModel.register_for_auto_class("AutoModel")
-DINOv3ViTTTRegBackbone.register_for_auto_class("AutoBackbone")

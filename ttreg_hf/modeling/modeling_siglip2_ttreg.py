@@ -3,7 +3,7 @@
 from transformers import Siglip2ForImageClassification, Siglip2Model, Siglip2VisionModel
 
 from .configuration_siglip2_ttreg import Siglip2TTRegConfig, Siglip2VisionTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+from .ttreg_base import Family, TTRegModelMixin
 
 SIGLIP2_VISION = Family(
     embeddings="embeddings",
@@ -17,7 +17,6 @@ SIGLIP2_VISION = Family(
 class Siglip2VisionTTRegModel(TTRegModelMixin, Siglip2VisionModel):
     """`Siglip2VisionModel` with test-time registers; outputs as the stock class's."""
 
-    config: Siglip2VisionTTRegConfig
     config_class = Siglip2VisionTTRegConfig
     family = SIGLIP2_VISION
 
@@ -25,7 +24,6 @@ class Siglip2VisionTTRegModel(TTRegModelMixin, Siglip2VisionModel):
 class Siglip2TTRegModel(TTRegModelMixin, Siglip2Model):
     """`Siglip2Model` with test-time registers; embeddings and logits never see them."""
 
-    config: Siglip2TTRegConfig
     config_class = Siglip2TTRegConfig
     family = SIGLIP2_VISION
     trunk_name = "vision_model"
@@ -34,13 +32,6 @@ class Siglip2TTRegModel(TTRegModelMixin, Siglip2Model):
 class Siglip2TTRegForImageClassification(TTRegModelMixin, Siglip2ForImageClassification):
     """`Siglip2ForImageClassification` with test-time registers; the head never sees them."""
 
-    config: Siglip2TTRegConfig
     config_class = Siglip2TTRegConfig
     family = SIGLIP2_VISION
     trunk_name = "vision_model"
-
-
-inherit_checkpoint_conversion(Siglip2VisionTTRegModel, Siglip2TTRegModel, Siglip2TTRegForImageClassification)
-Siglip2VisionTTRegModel.register_for_auto_class("AutoModel")
-Siglip2TTRegModel.register_for_auto_class("AutoModel")
-Siglip2TTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")

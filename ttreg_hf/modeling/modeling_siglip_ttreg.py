@@ -3,7 +3,7 @@
 from transformers import SiglipForImageClassification, SiglipModel, SiglipVisionModel
 
 from .configuration_siglip_ttreg import SiglipTTRegConfig, SiglipVisionTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+from .ttreg_base import Family, TTRegModelMixin
 
 SIGLIP_VISION = Family(embeddings="embeddings", blocks="encoder.layers", pooling_head="head", num_prefix_tokens=0)
 
@@ -11,7 +11,6 @@ SIGLIP_VISION = Family(embeddings="embeddings", blocks="encoder.layers", pooling
 class SiglipVisionTTRegModel(TTRegModelMixin, SiglipVisionModel):
     """`SiglipVisionModel` with test-time registers; outputs as the stock class's."""
 
-    config: SiglipVisionTTRegConfig
     config_class = SiglipVisionTTRegConfig
     family = SIGLIP_VISION
 
@@ -19,7 +18,6 @@ class SiglipVisionTTRegModel(TTRegModelMixin, SiglipVisionModel):
 class SiglipTTRegModel(TTRegModelMixin, SiglipModel):
     """`SiglipModel` with test-time registers; embeddings and logits never see them."""
 
-    config: SiglipTTRegConfig
     config_class = SiglipTTRegConfig
     family = SIGLIP_VISION
     trunk_name = "vision_model"
@@ -28,13 +26,6 @@ class SiglipTTRegModel(TTRegModelMixin, SiglipModel):
 class SiglipTTRegForImageClassification(TTRegModelMixin, SiglipForImageClassification):
     """`SiglipForImageClassification` with test-time registers; the head never sees them."""
 
-    config: SiglipTTRegConfig
     config_class = SiglipTTRegConfig
     family = SIGLIP_VISION
     trunk_name = "vision_model"
-
-
-inherit_checkpoint_conversion(SiglipVisionTTRegModel, SiglipTTRegModel, SiglipTTRegForImageClassification)
-SiglipVisionTTRegModel.register_for_auto_class("AutoModel")
-SiglipTTRegModel.register_for_auto_class("AutoModel")
-SiglipTTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -3,7 +3,7 @@
 from transformers import ViTForImageClassification, ViTModel
 
 from .configuration_vit_ttreg import ViTTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin, inherit_checkpoint_conversion
+from .ttreg_base import Family, TTRegModelMixin
 
 VIT = Family(embeddings="embeddings", blocks="layers")
 
@@ -11,7 +11,6 @@ VIT = Family(embeddings="embeddings", blocks="layers")
 class ViTTTRegModel(TTRegModelMixin, ViTModel):
     """`ViTModel` with test-time registers; outputs as the stock class's."""
 
-    config: ViTTTRegConfig
     config_class = ViTTTRegConfig
     family = VIT
 
@@ -19,12 +18,6 @@ class ViTTTRegModel(TTRegModelMixin, ViTModel):
 class ViTTTRegForImageClassification(TTRegModelMixin, ViTForImageClassification):
     """`ViTForImageClassification` with test-time registers; the head never sees them."""
 
-    config: ViTTTRegConfig
     config_class = ViTTTRegConfig
     family = VIT
     trunk_name = "vit"
-
-
-inherit_checkpoint_conversion(ViTTTRegModel, ViTTTRegForImageClassification)
-ViTTTRegModel.register_for_auto_class("AutoModel")
-ViTTTRegForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -11,11 +11,13 @@ Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `N`
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
+_logger = logging.get_logger(__name__)
 _HIDDEN = -1e4  # an additive attention mask hides a token with this or less
 
 
@@ -48,8 +50,7 @@ class TokenLayout:
     def insert(self, tokens_BTD: Tensor) -> Tensor:
         """Zero vectors put in as registers: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
         empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
-        after_prefix = slice(self.num_prefix_tokens, None)
-        return torch.cat([tokens_BTD[:, self.prefix], empty, tokens_BTD[:, after_prefix]], dim=1)
+        return self._put(empty, tokens_BTD, dim=1)
 
     def insert_into_mask(self, mask: Tensor) -> Tensor:
         """An attention mask in which all see the registers, and these see what anyone sees.
@@ -59,12 +60,14 @@ class TokenLayout:
         """
         is_added = mask.ndim == 4 and mask.is_floating_point()
         columns = mask.new_full((*mask.shape[:-1], self.num_test_time_registers), 0 if is_added else 1)
-        after_prefix = slice(self.num_prefix_tokens, None)
-        mask = torch.cat([mask[..., self.prefix], columns, mask[..., after_prefix]], dim=-1)
+        mask = self._put(columns, mask, dim=-1)
         if mask.ndim == 2 or mask.shape[2] == 1:
             return mask
-        rows = mask.amax(dim=2, keepdim=True).expand(-1, -1, self.num_test_time_registers, -1)
-        return torch.cat([mask[:, :, self.prefix], rows, mask[:, :, after_prefix]], dim=2)
+        return self._put(mask.amax(dim=2, keepdim=True).expand(-1, -1, self.num_test_time_registers, -1), mask, dim=2)
+
+    def _put(self, registers: Tensor, tensor: Tensor, dim: int) -> Tensor:
+        prefix, patches = tensor.tensor_split([self.num_prefix_tokens], dim)
+        return torch.cat([prefix, registers, patches], dim)
 
     def seen_by_registers(self, mask: Any) -> Tensor | None:
         """Which tokens the registers attend to, `(B, P + R + N)` booleans: all but padding. `None` if all.
@@ -83,14 +86,14 @@ class TokenLayout:
         row_BHT = mask[:, :, min(self.num_prefix_tokens, mask.shape[2] - 1)]
         return (row_BHT > _HIDDEN if mask.is_floating_point() else row_BHT.bool()).any(dim=1)
 
-    def remove(self, tokens_BTD: Tensor) -> Tensor:
-        """Registers taken out: `(B, P + R + N, D)` -> `(B, P + N, D)`; of a mask `(B, P + R + N)` likewise."""
-        return torch.cat([tokens_BTD[:, self.prefix], tokens_BTD[:, self.patches]], dim=1)
+    def remove(self, tensor: Tensor, dim: int = 1) -> Tensor:
+        """Registers taken out of an axis of tokens: `(B, P + R + N, D)` -> `(B, P + N, D)`."""
+        prefix, _, patches = tensor.tensor_split([self.registers.start, self.registers.stop], dim)
+        return torch.cat([prefix, patches], dim)
 
     def remove_from_attention(self, attention_BHTT: Tensor) -> Tensor:
         """Rows and columns of the registers taken out; the rows that stay no longer sum to 1."""
-        rows = torch.cat([attention_BHTT[:, :, self.prefix], attention_BHTT[:, :, self.patches]], dim=2)
-        return torch.cat([rows[..., self.prefix], rows[..., self.patches]], dim=3)
+        return self.remove(self.remove(attention_BHTT, dim=2), dim=3)
 
     def patch_map(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
         """Patch tokens as an image: `(B, T, D)` -> `(B, D, h, w)`.
@@ -116,33 +119,35 @@ class TokenLayout:
         return patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, N, D) -> (B, D, h, w)
 
 
-def signed_max(acts_BTK: Tensor, seen_BT: Tensor | None = None) -> Tensor:
+def signed_max(acts_BTK: Tensor, counts_BT1: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
     """Largest-magnitude activation over tokens, sign kept.
 
     Args:
         acts_BTK: activations of K neurons on T tokens, any float dtype.
-        seen_BT: tokens that count; all by default.
+        counts_BT1: 1 for tokens that count and -1 for those that do not, in that dtype; all count by default.
+        keepdim: keep the axis of tokens, of length 1.
 
     Returns:
         `(B, K)`, in the units of the input; `signed_max(-a) == -signed_max(a)`. Of equal magnitudes the first wins.
 
     Source: Jiang et al. 2025 (arXiv 2506.08010), Algorithm 2, per image and per neuron.
     """
-    magnitudes_BTK = acts_BTK.abs()
-    if seen_BT is not None:
-        magnitudes_BTK = magnitudes_BTK.masked_fill(~seen_BT.unsqueeze(-1), -1)
-    strongest = magnitudes_BTK.argmax(dim=1, keepdim=True)  # (B, 1, K)
-    return acts_BTK.gather(1, strongest).squeeze(1)
+    magnitudes_BTK = acts_BTK.abs() if counts_BT1 is None else acts_BTK.copysign(counts_BT1)  # below 0: never the most
+    strongest = acts_BTK.gather(1, magnitudes_BTK.argmax(dim=1, keepdim=True))  # (B, 1, K)
+    return strongest if keepdim else strongest.squeeze(1)
 
 
-def _value_per_neuron(acts_BTK: Tensor, seen_BT: Tensor | None, layout: TokenLayout) -> Tensor:
-    seen_BT = None if seen_BT is None else layout.remove(seen_BT)
-    return signed_max(layout.remove(acts_BTK), seen_BT).unsqueeze(1)  # (B, 1, K)
+def _value_per_neuron(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
+    counts = base_1T1 if seen_BT is None else torch.where(seen_BT.unsqueeze(-1), base_1T1, -1)
+    return signed_max(acts_BTK, counts, keepdim=True)  # (B, 1, K)
 
 
-def _value_per_layer(acts_BTK: Tensor, seen_BT: Tensor | None, layout: TokenLayout) -> Tensor:
-    seen = None if seen_BT is None else seen_BT.unsqueeze(-1).expand_as(acts_BTK).flatten(1)
-    return signed_max(acts_BTK.flatten(1).unsqueeze(-1), seen).unsqueeze(1)  # (B, 1, 1): one scalar an image
+def _value_per_layer(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
+    as_one_neuron = acts_BTK.flatten(1).unsqueeze(-1)  # (B, T, K) -> (B, T * K, 1)
+    if seen_BT is None:
+        return signed_max(as_one_neuron, keepdim=True)  # (B, 1, 1)
+    counts = torch.where(seen_BT.unsqueeze(-1), base_1T1.abs(), -1).expand_as(acts_BTK)
+    return signed_max(as_one_neuron, counts.flatten(1).unsqueeze(-1), keepdim=True)
 
 
 def _mean(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
@@ -158,47 +163,66 @@ def _fill_outliers(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
     return torch.where(patches_BNK > mean + deviation, mean, patches_BNK)
 
 
-SHIFT_VALUES: dict[str, Callable[[Tensor, Tensor | None, TokenLayout], Tensor]] = {
+SHIFT_VALUES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "per_neuron": _value_per_neuron,
     "per_layer": _value_per_layer,
 }
-SHIFT_FILLS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
-    "zero": lambda patches_BNK, seen_BN: torch.zeros_like(patches_BNK),
-    "mean": lambda patches_BNK, seen_BN: _mean(patches_BNK, seen_BN).expand_as(patches_BNK),
-    "outliers": _fill_outliers,
-    "keep": lambda patches_BNK, seen_BN: patches_BNK,
+SHIFT_FILLS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "zero": lambda patches_BNK, zero, seen_BN: zero.expand_as(patches_BNK),
+    "mean": lambda patches_BNK, zero, seen_BN: _mean(patches_BNK, seen_BN).expand_as(patches_BNK),
+    "outliers": lambda patches_BNK, zero, seen_BN: _fill_outliers(patches_BNK, seen_BN),
+    "keep": lambda patches_BNK, zero, seen_BN: patches_BNK,
 }
+
+
+class ShiftedNeurons(NamedTuple):
+    """Constants that a shift reads, for activations of one device, dtype and number of tokens."""
+
+    index_K: Tensor  # of the neurons
+    base_1T1: Tensor  # 1 for the base model's tokens, -1 for registers
+    zero: Tensor
+
+    @classmethod
+    def among(cls, acts_BTF: Tensor, neurons: list[int], layout: TokenLayout) -> "ShiftedNeurons":
+        base_1T1 = acts_BTF.new_ones(1, acts_BTF.shape[1], 1)
+        base_1T1[:, layout.registers] = -1
+        return cls(torch.tensor(neurons, device=acts_BTF.device), base_1T1, acts_BTF.new_zeros(1))
 
 
 def shift_neurons(
     acts_BTF: Tensor,
-    neurons_K: Tensor,
+    neurons: ShiftedNeurons,
     layout: TokenLayout,
     *,
     value: str,
     fill: str,
     scale: float,
     seen_BT: Tensor | None = None,
+    in_place: bool = False,
 ) -> Tensor:
     """Move the activation of some neurons from the patch tokens to the test-time registers.
 
     Args:
         acts_BTF: inputs of the MLP's down projection.
-        neurons_K: indices of the register neurons, int64, on the same device.
+        neurons: the register neurons among the F.
         layout: of the T tokens.
         value: what the registers get, a key of `SHIFT_VALUES`.
         fill: what stays on the patches, a key of `SHIFT_FILLS`.
         scale: factor on what the registers get.
         seen_BT: false for padding, which enters neither value nor fill; its own activation is shifted as a patch's.
+        in_place: write into `acts_BTF`.
 
     Returns:
         `(B, T, F)`; the prefix tokens and all other neurons are untouched.
     """
-    acts_BTK = acts_BTF.index_select(-1, neurons_K)
-    prefix, registers, patches = acts_BTK[:, layout.prefix], acts_BTK[:, layout.registers], acts_BTK[:, layout.patches]
-    moved = (SHIFT_VALUES[value](acts_BTK, seen_BT, layout) * scale).expand_as(registers)
-    left = SHIFT_FILLS[fill](patches, None if seen_BT is None else seen_BT[:, layout.patches])
-    return acts_BTF.index_copy(-1, neurons_K, torch.cat([prefix, moved, left], dim=1))
+    acts_BTK = acts_BTF.index_select(-1, neurons.index_K)
+    moved = SHIFT_VALUES[value](acts_BTK, neurons.base_1T1, seen_BT)
+    moved = (moved if scale == 1 else moved * scale).expand(-1, layout.num_test_time_registers, acts_BTK.shape[2])
+    seen_BN = None if seen_BT is None else seen_BT[:, layout.patches]
+    left = SHIFT_FILLS[fill](acts_BTK[:, layout.patches], neurons.zero, seen_BN)
+    shifted_BTK = torch.cat([acts_BTK[:, layout.prefix], moved, left], dim=1)
+    write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
+    return write(-1, neurons.index_K, shifted_BTK)
 
 
 class _Seen(threading.local):
@@ -226,10 +250,12 @@ class Registers:
         self.mask_name, self.mask_place = mask_name, mask_place  # of the attention mask among the trunk's arguments
         self.seen = _Seen()
         self.enabled = True
+        self.shift = shift_neurons  # or another that gives the same
 
     @property
     def active(self) -> bool:
-        return self.enabled and self.config.num_test_time_registers > 0 and len(self.config.register_neurons) > 0
+        settings = vars(self.config)  # reading a config's attributes one by one is slow
+        return self.enabled and settings["num_test_time_registers"] > 0 and len(settings["register_neurons"]) > 0
 
     @property
     def output_layout(self) -> TokenLayout:
@@ -260,7 +286,11 @@ class Registers:
 
     def on_embeddings(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Insert the registers."""
-        return self.layout.insert(output) if self.active else None
+        if not self.active:
+            return None
+        if self.config.calibrated_patches and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            _warn_if_far(output.shape[1] - self.layout.num_prefix_tokens, self.config.calibrated_patches)
+        return self.layout.insert(output)
 
     def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Remove the registers, before any norm, pooling or projector sees them."""
@@ -300,24 +330,33 @@ class Registers:
         return _map_captured(output, lambda states: tuple(getattr(s, "with_registers", s) for s in states))
 
     def _without_registers(self, states: tuple) -> tuple:
-        if _ndim(states) == 4:
+        if _are_attentions(states):
             return tuple(self.layout.remove_from_attention(attention) for attention in states)
         inner = tuple(None if state is None else self.layout.remove(state) for state in states[:-1])
         return (*inner, *states[-1:])  # the last block's output is clean already
 
     def _with_registers_aside(self, states: tuple) -> tuple:
-        return states if _ndim(states) == 4 else tuple(self._aside(state) for state in states)
-
-    def _aside(self, state: Tensor) -> Tensor:
-        """Without registers, for a backbone's feature maps; carries the state with them until the output is made."""
-        clean: Any = self.layout.remove(state)
-        clean.with_registers = state
+        """Without them, for a backbone's feature maps; each carries the state with them until the output is made."""
+        if _are_attentions(states):
+            return states
+        clean: tuple[Any, ...] = tuple(self.layout.remove(state) for state in states)
+        for one, state in zip(clean, states, strict=True):
+            one.with_registers = state
         return clean
 
 
-def _ndim(states: tuple) -> int:
-    """3 for captured hidden states `(B, T, D)`, 4 for attentions `(B, H, T, T)`, 0 if nothing was captured."""
-    return next((state.ndim for state in states if state is not None), 0)
+def _warn_if_far(patches: int, calibrated: int) -> None:
+    """Say once that images have more than twice, or less than half, the patches that the neurons were found with."""
+    if not calibrated <= 2 * patches <= 4 * calibrated:
+        _logger.warning_once(
+            f"The register neurons of this model were found on images of {calibrated} patches. With more than twice "
+            "as many, or less than half, nothing was measured: check the model at this size with `ttreg verify`."
+        )
+
+
+def _are_attentions(states: tuple) -> bool:
+    """`(B, H, T, T)` each, and not hidden states `(B, T, D)`; those not captured are `None`."""
+    return any(state is not None and state.ndim == 4 for state in states)
 
 
 def _map_captured(output: Any, change: Callable[[tuple], tuple]) -> Any:
@@ -331,42 +370,48 @@ def _map_captured(output: Any, change: Callable[[tuple], tuple]) -> Any:
 
 
 class NeuronShift(nn.Module):
-    """Moves the register neurons of one layer to the registers; the identity while they are off."""
+    """Moves the register neurons of one layer to the registers; the identity while they are off.
+
+    Where no gradient is recorded it writes into its input, which the activation function has just made.
+    """
 
     def __init__(self, neurons: list[int], registers: Registers) -> None:
         super().__init__()
         self.neurons = list(neurons)
         self.registers = registers
-        self._index: dict[torch.device, Tensor] = {}
+        self._made: dict[tuple[torch.device, torch.dtype, int], ShiftedNeurons] = {}
 
     def forward(self, acts_BTF: Tensor) -> Tensor:
-        if not self.registers.active:
+        registers = self.registers
+        if not registers.active:
             return acts_BTF
-        config = self.registers.config
-        return shift_neurons(
+        settings = vars(registers.config)
+        return registers.shift(
             acts_BTF,
-            self._index_on(acts_BTF.device),
-            self.registers.layout,
-            value=config.shift_value,
-            fill=config.shift_fill,
-            scale=config.shift_scale,
-            seen_BT=self.registers.seen.tokens,
+            self._neurons_among(acts_BTF),
+            registers.layout,
+            value=settings["shift_value"],
+            fill=settings["shift_fill"],
+            scale=settings["shift_scale"],
+            seen_BT=registers.seen.tokens,
+            in_place=not (acts_BTF.requires_grad and torch.is_grad_enabled()),
         )
 
-    def _index_on(self, device: torch.device) -> Tensor:
-        """The neurons as a tensor, made once a device: a buffer would be lost on the meta device."""
+    def _neurons_among(self, acts_BTF: Tensor) -> ShiftedNeurons:
+        """Made once for activations of one kind, and not as buffers: they would be lost on the meta device."""
         if torch.compiler.is_compiling():
-            return torch.tensor(self.neurons, device=device)
-        if device not in self._index:
+            return ShiftedNeurons.among(acts_BTF, self.neurons, self.registers.layout)
+        kind = (acts_BTF.device, acts_BTF.dtype, acts_BTF.shape[1])
+        if kind not in self._made:
             with torch.inference_mode(False):  # so that a later training step may save it for its backward pass
-                self._index[device] = torch.tensor(self.neurons, device=device)
-        return self._index[device]
+                self._made[kind] = ShiftedNeurons.among(acts_BTF, self.neurons, self.registers.layout)
+        return self._made[kind]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_index": {}}
+        return {**self.__dict__, "_made": {}}
 
     def extra_repr(self) -> str:
-        return f"neurons={self.neurons}"
+        return f"neurons={self.neurons}, by={self.registers.shift.__name__}"
 
 
 class ShiftedGatedMLP(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from .test_time_registers import SHIFT_FILLS, SHIFT_VALUES, NeuronShift, Registers, ShiftedGatedMLP, TokenLayout
 
@@ -56,9 +57,11 @@ class TTRegConfigMixin:
         output_registers: keep the registers in `hidden_states`, `attentions` and a bare model's `last_hidden_state`.
         base_model_name_or_path: the checkpoint that was patched.
         base_model_revision: its commit.
+        calibrated_patches: how many an image had where the neurons were found; far fewer or more are warned of.
     """
 
     auto_classes: ClassVar[dict[str, str]] = {}
+    _auto_class: ClassVar[str] = "AutoConfig"
 
     num_test_time_registers: int = 1
     register_neurons: list | tuple = ()
@@ -68,6 +71,7 @@ class TTRegConfigMixin:
     output_registers: bool = False
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
+    calibrated_patches: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         ours = [field.name for field in fields(TTRegConfigMixin)]
@@ -124,20 +128,12 @@ def vision_config(config: Any) -> Any:
 
 
 def find_mlp(block: nn.Module) -> tuple[Any, str]:
-    """The module of a block that holds its activation function, and the activation's name.
-
-    Raises:
-        ValueError: no module of the block holds one; its modules are listed.
-    """
+    """The module of a block that holds its activation function, and the activation's name."""
     return _find_child(block, _ACTIVATIONS, "an MLP")
 
 
 def find_attention(block: nn.Module) -> Any:
-    """The module of a block that projects to queries, keys and values.
-
-    Raises:
-        ValueError: no module of the block does; its modules are listed.
-    """
+    """The module of a block that projects to queries, keys and values."""
     return _find_child(block, ("q_proj",), "an attention")[0]
 
 
@@ -198,8 +194,16 @@ class TTRegModelMixin(PreTrainedModel):
     trunk_name: ClassVar[str] = ""  # dotted path of the trunk inside a model with a head
     is_backbone: ClassVar[bool] = False
 
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # what makes `save_pretrained` copy the code; of a head that no Auto class loads it is the stock class's name
+        heads = getattr(cls.config_class, "auto_classes", {}).items()
+        cls._auto_class = next((auto for auto, name in heads if name.endswith(f".{cls.__name__}")), cls._auto_class)
+
+    def post_init(self) -> None:
+        """What every stock constructor ends with; so a patched class has the constructor of its stock class."""
+        super().post_init()
+        self.inherit_checkpoint_conversion()
         self.install_test_time_registers()
 
     def install_test_time_registers(self) -> None:
@@ -217,8 +221,6 @@ class TTRegModelMixin(PreTrainedModel):
         )
         trunk.register_forward_pre_hook(registers.before_trunk, with_kwargs=True)
         trunk.get_submodule(family.embeddings).register_forward_hook(registers.on_embeddings)
-        for block in trunk.get_submodule(family.blocks):
-            find_attention(block).register_forward_pre_hook(registers.before_attention, with_kwargs=True)
         # first of its hooks, because a backbone has one there already that captures the block's output
         trunk.get_submodule(family.blocks)[-1].register_forward_hook(registers.on_last_block, prepend=True)
         trunk.get_submodule(family.captures).register_forward_hook(registers.on_captured)
@@ -228,6 +230,7 @@ class TTRegModelMixin(PreTrainedModel):
             trunk.register_forward_hook(registers.on_trunk)
         elif self.is_backbone:
             self.register_forward_hook(registers.on_backbone)
+        self._mask_hooks: list[Any] = []
         self.place_register_neurons()
 
     def place_register_neurons(self) -> None:
@@ -249,6 +252,11 @@ class TTRegModelMixin(PreTrainedModel):
                 )
         for layer, block in enumerate(blocks):
             place_shift(block, listed.get(layer, []), self.registers)
+        for hook in self._mask_hooks:
+            hook.remove()
+        attentions = [find_attention(blocks[layer]) for layer in listed]
+        tell = self.registers.before_attention
+        self._mask_hooks = [each.register_forward_pre_hook(tell, with_kwargs=True) for each in attentions]
 
     @property
     def token_layout(self) -> TokenLayout:
@@ -279,23 +287,19 @@ class TTRegModelMixin(PreTrainedModel):
         Raises:
             ValueError: weights that the stock class would have loaded were not loaded.
         """
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        kwargs["output_loading_info"] = True
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model, info = loaded
         kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
         if any(info[kind] for kind in kinds):
-            ours = {field.name for field in fields(TTRegConfigMixin)}
+            stock, ours = cls.stock_class(), {field.name for field in fields(TTRegConfigMixin)}
             kwargs = {name: value for name, value in kwargs.items() if name not in ours}
-            loaded = cls.stock_class().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-            stock_info = loaded[1]
-            worse = {kind: set(info[kind]) - set(stock_info[kind]) for kind in kinds}
+            expected = stock.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)[1]
+            worse = {kind: sorted(map(str, set(info[kind]) - set(expected[kind]))) for kind in kinds}
             if any(worse.values()):
-                found = "; ".join(
-                    f"{kind.replace('_', ' ')}: {sorted(map(str, keys))}" for kind, keys in worse.items()
-                )
+                found = "; ".join(f"{kind.replace('_', ' ')}: {keys}" for kind, keys in worse.items())
                 raise ValueError(
-                    f"{cls.__name__} must load the same weights as {cls.stock_class().__name__}, but from "
+                    f"{cls.__name__} must load the same weights as {stock.__name__}, but from "
                     f"{pretrained_model_name_or_path} it has {found}. Load with the stock class and use "
                     "`add_test_time_registers`."
                 )
@@ -306,19 +310,12 @@ class TTRegModelMixin(PreTrainedModel):
         """The transformers class that this one extends."""
         return next(base for base in cls.__mro__ if not issubclass(base, TTRegModelMixin))
 
-
-def inherit_checkpoint_conversion(*classes: type[TTRegModelMixin]) -> None:
-    """Give patched classes the key conversion of their stock classes, so that old checkpoints load in full."""
-    try:
-        from transformers.conversion_mapping import (
-            get_checkpoint_conversion_mapping,
-            register_checkpoint_conversion_mapping,
-        )
-    except ImportError:  # before transformers 5.0 keys were not converted
-        return
-    for patched in classes:
-        stock = patched.stock_class()
-        mapping = get_checkpoint_conversion_mapping(stock.__name__)
-        mapping = mapping or get_checkpoint_conversion_mapping(stock.config_class.model_type)
-        if mapping is not None:
-            register_checkpoint_conversion_mapping(patched.__name__, mapping, overwrite=True)
+    @classmethod
+    def inherit_checkpoint_conversion(cls) -> None:
+        """Convert keys as the stock class does, so that old checkpoints load in full and are saved as they were."""
+        stock = cls.stock_class()
+        known = (cls.__name__, stock.__name__, stock.config_class.model_type)
+        own, *inherited = map(get_checkpoint_conversion_mapping, known)
+        mapping = next(filter(None, inherited), None)
+        if own is None and mapping is not None:
+            register_checkpoint_conversion_mapping(cls.__name__, mapping)

@@ -6,30 +6,18 @@ import subprocess
 
 import pytest
 import torch
-from families import FAMILIES, NUM_PATCHES, PATCH_SIZE, Case
+from families import CASES, FAMILIES, NEURONS, NUM_PATCHES, PATCH_SIZE, Case
 from PIL import Image
 
-from ttreg_hf import CalibrationConfig, add_test_time_registers, calibrate, verifying
+from ttreg_hf import add_test_time_registers, calibrate, verifying
 from ttreg_hf.base_weights import checksum_fields, read_checksum, weights_checksum
 from ttreg_hf.checkpoint import checkpoint_files, is_written_by_us, read_config, save_checkpoint
 from ttreg_hf.from_hub import from_pretrained
 from ttreg_hf.hub_names import LOCAL_FOLDER, config_without_local_paths, dataset_id, is_hub_id
-from ttreg_hf.planted import planted_model
-from ttreg_hf.probe import outputs_on_probe, probe_images
-from ttreg_hf.verifying import expected_outputs, verify_checkpoint
+from ttreg_hf.probe import load_like_a_stranger, outputs_on_probe, probe_inputs
+from ttreg_hf.verifying import expected_outputs, read_expected_outputs, verify_checkpoint
 
 CODE = {"configuration_dinov2_ttreg.py", "modeling_dinov2_ttreg.py", "test_time_registers.py", "ttreg_base.py"}
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return planted_model("dinov2")
-
-
-@pytest.fixture(scope="module")
-def result(planted):
-    settings = CalibrationConfig(num_images=16, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
-    return calibrate(planted.model, planted.sample, config=settings)
 
 
 @pytest.fixture
@@ -111,11 +99,37 @@ def test_recorded_outputs_depend_on_the_register_neurons(planted):
     assert (states[0] - states[1]).abs().max() > 0.01 * states[0].abs().max()
 
 
+def test_a_checkpoint_of_every_family_and_head_gives_what_was_recorded(case, tmp_path):
+    patched = add_test_time_registers(case.stock_model(), NEURONS)
+    folder = save_checkpoint(patched, tmp_path / "checkpoint")
+    recorded = read_expected_outputs(folder)["outputs"]
+    loaded = load_like_a_stranger(str(folder))
+    assert type(loaded).__name__ == type(patched).__name__
+    found, other = outputs_on_probe(loaded), outputs_on_probe(case.stock_model())
+    assert recorded.keys() == found.keys() == other.keys() != set()
+    for name, values in recorded.items():
+        torch.testing.assert_close(torch.tensor(found[name]), torch.tensor(values), rtol=1e-4, atol=1e-5)
+        assert name == "text_embeds" or other[name] != values
+
+
+def test_a_fresh_interpreter_finds_the_recorded_outputs_of_a_head_that_no_auto_class_loads(tmp_path):
+    case = next(case for case in CASES if case.stock_class.__name__ == "CLIPVisionModelWithProjection")
+    folder = save_checkpoint(add_test_time_registers(case.stock_model(), NEURONS), tmp_path / "checkpoint")
+    assert verify_checkpoint(folder) < 1e-4
+
+
 def test_probe_images_have_the_models_size():
-    case = Case(FAMILIES[0], FAMILIES[0].heads[0])
-    images = probe_images(case.stock_model().config)
-    assert images.shape[2] * images.shape[3] == NUM_PATCHES * PATCH_SIZE**2
-    assert torch.isfinite(images).all()
+    given = probe_inputs(Case(FAMILIES[0], FAMILIES[0].heads[0]).stock_model())["pixel_values"]
+    assert given.shape[2] * given.shape[3] == NUM_PATCHES * PATCH_SIZE**2
+    assert torch.isfinite(given).all()
+
+
+def test_flattened_probe_images_are_as_many_patches_as_the_model_was_trained_with_and_one_is_padded():
+    case = next(case for case in CASES if case.stock_class.__name__ == "Siglip2VisionModel")
+    given = probe_inputs(case.stock_model())
+    assert given["pixel_values"].shape == (2, NUM_PATCHES, 3 * PATCH_SIZE**2)
+    assert given["spatial_shapes"].tolist() == [[2, 4], [4, 4]]
+    assert given["pixel_attention_mask"].sum(1).tolist() == [8, 16]
 
 
 def test_outputs_that_are_not_finite_are_refused(planted, tmp_path):

@@ -1,0 +1,144 @@
+"""The smallest set that works, against a truth that is a formula: no model, every set can be worked out by hand."""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttreg_hf.calibration.minimal_set import Selection, SelectionConfig, select
+from ttreg_hf.calibration.trial import Outcome
+from ttreg_hf.register_neuron import RegisterNeuron
+
+IMAGES = 4
+
+
+class _Formula:
+    """Stands for a trial: the outcome of a set of neuron indices."""
+
+    def __init__(self, outcome: Callable[[frozenset[int], str], Outcome]) -> None:
+        self._outcome, self.images_run, self.sets = outcome, 0, []
+        self.before: Any = SimpleNamespace(num_images=IMAGES)
+
+    def outcome(self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron") -> Outcome:
+        self.images_run += IMAGES
+        chosen = frozenset(neuron.neuron for neuron in neurons)
+        self.sets.append((chosen, shift_value))
+        return self._outcome(chosen, shift_value)
+
+
+def _ranked(count: int) -> list[RegisterNeuron]:
+    return [RegisterNeuron(0, place, 1.0 / (place + 1)) for place in range(count)]
+
+
+def _needs(needed: set[int], costs: dict[int, float] | None = None) -> Callable[[frozenset[int], str], Outcome]:
+    """Each needed neuron takes the same share of the outliers away; some neurons cost similarity."""
+
+    def outcome(chosen: frozenset[int], shift_value: str) -> Outcome:
+        cost = sum((costs or {}).get(place, 0.0) for place in chosen)
+        return Outcome(1 - len(chosen & needed) / len(needed), 1 - cost)
+
+    return outcome
+
+
+def _select(formula: _Formula, count: int = 40, budget: int = 10**6, **config: Any) -> Selection:
+    return select(_ranked(count), formula, budget=budget, config=SelectionConfig(**config))  # type: ignore[arg-type]
+
+
+def _places(selection: Selection) -> set[int]:
+    return {neuron.neuron for neuron in selection.register_neurons}
+
+
+@given(needed=st.sets(st.integers(0, 39), min_size=1, max_size=12))
+def test_exactly_the_needed_neurons_are_kept_wherever_they_rank(needed):
+    found = _select(_Formula(_needs(needed)))
+    assert _places(found) == needed
+    assert found.per_neuron == Outcome(0.0, 1.0)
+    assert found.within_budget
+    assert list(found.register_neurons) == sorted(found.register_neurons, key=lambda neuron: -neuron.score)
+
+
+def test_no_set_is_tried_twice():
+    formula = _Formula(_needs({0, 5, 21}))
+    found = _select(formula)
+    assert len(formula.sets) == len(set(formula.sets)) < 40
+    assert found.images_run == IMAGES * len(formula.sets)
+
+
+def test_of_two_that_do_the_same_the_stronger_stays():
+    either = _Formula(lambda chosen, _: Outcome(0.0 if chosen & {3, 9} else 1.0, 1.0))
+    assert _places(_select(either)) == {3}
+
+
+def test_neurons_that_do_not_help_leave_the_strongest():
+    found = _select(_Formula(lambda chosen, _: Outcome(1.0, 1.0)))
+    assert _places(found) == {0}
+    assert found.per_neuron.outlier_ratio == 1.0
+
+
+def test_if_outliers_stay_the_set_that_leaves_fewest_is_pruned():
+    found = _select(_Formula(lambda chosen, _: Outcome(1 - 0.2 * len(chosen & {1, 6}), 1.0)))
+    assert _places(found) == {1, 6}
+    assert found.per_neuron.outlier_ratio == pytest.approx(0.6)
+
+
+def test_an_early_neuron_that_costs_more_than_it_takes_away_is_dropped():
+    """100 neurons are needed for all outliers; one of them costs 5 % of similarity for 1 % of the outliers."""
+    formula = _Formula(_needs(set(range(100)), {17: 0.05}))
+    found = _select(formula, count=120, gone=0.0)
+    assert _places(found) == set(range(100)) - {17}
+    assert [step.stage for step in found.path if step.kept][-1] == "cost"
+
+
+def test_a_costly_neuron_that_is_worth_it_stays():
+    formula = _Formula(_needs({0, 1}, {1: 0.05}))
+    assert _places(_select(formula)) == {0, 1}
+
+
+def test_not_more_outliers_come_back_than_are_tolerated():
+    formula = _Formula(_needs(set(range(50)), dict.fromkeys(range(50), 0.03)))
+    found = _select(formula, count=50, gone=0.0, tolerated=0.05)
+    assert found.per_neuron.outlier_ratio == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("per_layer", "chosen"),
+    [
+        (Outcome(0.0, 0.90), "per_neuron"),
+        (Outcome(0.0, 0.96), "per_layer"),
+        (Outcome(0.0, 0.952), "per_neuron"),
+        (Outcome(0.2, 1.0), "per_neuron"),
+    ],
+    ids=["more drift", "less drift", "hardly less drift", "outliers stay"],
+)
+def test_per_layer_is_taken_where_it_is_clearly_better(per_layer, chosen):
+    formula = _Formula(lambda _, value: per_layer if value == "per_layer" else Outcome(0.0, 0.95))
+    found = _select(formula, worth=0.0)
+    assert found.shift_value == chosen
+    assert (found.per_neuron, found.per_layer) == (Outcome(0.0, 0.95), per_layer)
+    assert found.path[-1].stage == "value"
+
+
+def test_per_layer_is_taken_where_per_neuron_leaves_outliers():
+    formula = _Formula(lambda _, value: Outcome(0.1 if value == "per_layer" else 0.5, 1.0))
+    assert _select(formula).shift_value == "per_layer"
+
+
+@pytest.mark.parametrize("budget", [IMAGES, 5 * IMAGES, 12 * IMAGES])
+def test_the_budget_bounds_the_search_and_says_so(budget):
+    formula = _Formula(_needs({0, 5, 21, 30}))
+    found = _select(formula, budget=budget)
+    assert not found.within_budget
+    assert found.images_run <= budget + 2 * IMAGES  # a first try, and `per_layer`
+    assert found.register_neurons
+
+
+def test_the_path_holds_every_step_in_order():
+    found = _select(_Formula(_needs({0, 2})), count=8)
+    grown = [(step.num_neurons, step.outlier_ratio, step.kept) for step in found.path if step.stage == "grow"]
+    assert grown == [(1, 0.5, False), (2, 0.5, False), (4, 0.0, True), (3, 0.0, True)]
+    assert [step.stage for step in found.path] == sorted(
+        (step.stage for step in found.path), key=["grow", "prune", "cost", "value"].index
+    )

@@ -1,0 +1,1 @@
+"""Evaluation: metrics against hand-worked cases and libraries, and what planted models must show."""

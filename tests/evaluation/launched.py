@@ -1,0 +1,19 @@
+"""What the processes of a launch do: `torchrun -m tests.evaluation.launched FOLDER`. Started by `test_driver.py`."""
+
+import json
+import sys
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ttreg_hf.loading import load_model
+
+from .test_driver import measure
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    accelerator = Accelerator(cpu=True)
+    found = measure(load_model(str(folder / "model"), device="cpu"), accelerator)
+    if accelerator.is_main_process:
+        (folder / "found.json").write_text(json.dumps({"processes": accelerator.num_processes, **found}))
+    accelerator.end_training()

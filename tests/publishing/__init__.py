@@ -1,0 +1,1 @@
+"""Tests of checkpoint folders, and of publishing them on the stand-in for the Hub."""

@@ -1,0 +1,32 @@
+"""One planted model and its calibration for all tests; what they write lies elsewhere."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ttreg_hf import CalibrationConfig, add_test_time_registers, calibrate
+from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.checkpoint import save_checkpoint
+from ttreg_hf.planted import PlantedModel, planted_model
+
+
+@pytest.fixture(scope="session")
+def planted() -> PlantedModel:
+    return planted_model("dinov2")
+
+
+@pytest.fixture(scope="session")
+def result(planted: PlantedModel) -> CalibrationResult:
+    settings = CalibrationConfig(num_images=16, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
+    return calibrate(planted.model, planted.sample, config=settings)
+
+
+@pytest.fixture
+def home(planted: PlantedModel, result: CalibrationResult, tmp_path: Path) -> Path:
+    """A working directory with `checkpoint`, and `unresolved`."""
+    patched = add_test_time_registers(planted.model, result.register_neurons)
+    save_checkpoint(patched, tmp_path / "home" / "checkpoint", calibration=result)
+    unresolved = dataclasses.replace(result, verdict="unresolved")
+    save_checkpoint(patched, tmp_path / "home" / "unresolved", calibration=unresolved)
+    return tmp_path / "home"

@@ -1,0 +1,52 @@
+"""One planted model, its calibration and its report, made once; tests that write copy the folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.driver import calibrate
+from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.planted import planted_model, synthetic_images
+from ttreg_hf.report.folder import write_report
+from ttreg_hf.report.switch import NeuronSwitch, record_switch
+from ttreg_hf.report.switch_file import save_switch
+
+NOTE = "A planted <toy> model."
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A calibration with its report."""
+
+    model: PreTrainedModel
+    images: Tensor
+    result: CalibrationResult
+    switch: NeuronSwitch
+    folder: Path
+
+    def batches(self) -> ImageBatches:
+        """All images of the calibration."""
+        return batches_of(self.model, self.images)
+
+
+def batches_of(model: PreTrainedModel, images: Tensor) -> ImageBatches:
+    return ImageBatches(list(images), None, num_images=len(images), batch_size=8, device=model.device)
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    folder = tmp_path_factory.mktemp("reported")
+    planted = planted_model(neurons_per_layer={1: 1, 2: 2})
+    images = synthetic_images(40, seed=5)
+    config = CalibrationConfig(num_images=40, batch_size=8)
+    result = calibrate(planted.model, list(images), config=config, images_name="<b>synthetic</b> images")
+    result.save(folder)
+    switch = record_switch(planted.model, batches_of(planted.model, images), result, note=NOTE)
+    save_switch(switch, folder)
+    write_report(folder)
+    return Reported(planted.model, images, result, switch, folder)

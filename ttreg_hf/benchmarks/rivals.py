@@ -1,0 +1,91 @@
+"""The base model, the patched one, and what else people do, all with the same weights."""
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.families import blocks_of, family_of, trunk_of
+from ttreg_hf.kernels import use_triton
+from ttreg_hf.known_checkpoints import known_checkpoint
+from ttreg_hf.modeling.test_time_registers import NeuronShift, TokenLayout
+from ttreg_hf.modeling.ttreg_base import down_projection, neurons_by_layer
+
+BASE, PATCHED, KERNEL = "base", "patched", "patched, kernel"
+_SHARED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+    "mlp_ratio",
+    "use_swiglu_ffn",
+)
+
+
+def rivals_of(base: Any, size: str, *, kernel: bool) -> dict[str, Any]:
+    """Models by name, the base model first.
+
+    Args:
+        base: a stock model.
+        size: of it, as `random_model` names it.
+        kernel: the patched model with the Triton kernel, too.
+    """
+    pairs = _neurons(size, base)
+    patched = add_test_time_registers(base, pairs)
+    models: dict[str, Any] = {BASE: base, PATCHED: patched}
+    if kernel:
+        models[KERNEL] = add_test_time_registers(base, pairs)
+        use_triton(models[KERNEL])
+    models["token alone"] = _without_shift(patched)
+    models["hooks with clone"] = _hooked(copy.deepcopy(base), pairs)
+    if size.startswith("dinov2"):
+        fields = {key: value for key, value in base.config.to_dict().items() if key in _SHARED}
+        weights = next(base.parameters())
+        with weights.device:
+            trained = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**fields, num_register_tokens=4))
+        models["4 trained registers"] = trained.eval().to(weights.dtype)
+    return models
+
+
+def _neurons(size: str, base: Any) -> list[list[int]]:
+    """The 45 published neurons of DINOv2-L; for other sizes as many, in six layers at the same depth."""
+    known = known_checkpoint("facebook/dinov2-large")
+    if size == "dinov2-large" and known is not None and known.register_neurons is not None:
+        return [list(pair) for pair in known.register_neurons]
+    last = len(blocks_of(base)) * 3 // 4
+    return [[last - index % 6, index // 6] for index in range(45)]
+
+
+def _without_shift(patched: Any) -> Any:
+    """Registers come and go, but no neuron is moved: the least that an extra token costs."""
+    twin = add_test_time_registers(patched, patched.config.register_neurons)
+    for module in list(twin.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NeuronShift):
+                setattr(module, name, nn.Identity())
+    return twin
+
+
+def _hooked(model: Any, pairs: list[list[int]]) -> Any:
+    """What people do by hand: hooks that append a token and clone the activations to write into them."""
+    layout = TokenLayout(family_of(model).num_prefix_tokens, 1, (1, 1))
+    trunk = trunk_of(model)
+    trunk.get_submodule(family_of(model).embeddings).register_forward_hook(lambda m, args, out: layout.insert(out))
+    blocks = blocks_of(model)
+    blocks[-1].register_forward_hook(lambda m, args, out: layout.remove(out))
+    for layer, neurons in neurons_by_layer(pairs).items():
+
+        def move(module: Any, args: tuple[Tensor], neurons: list[int] = neurons) -> tuple[Tensor]:
+            acts = args[0].clone()
+            for neuron in neurons:
+                column = acts[:, :, neuron]
+                strongest = column.abs().argmax(1, keepdim=True)
+                acts[:, layout.registers, neuron] = column.gather(1, strongest)
+                acts[:, layout.patches, neuron] = 0
+            return (acts,)
+
+        down_projection(blocks[layer]).register_forward_pre_hook(move)
+    return model

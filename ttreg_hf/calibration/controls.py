@@ -1,0 +1,104 @@
+"""The paper's controls: as many random neurons, and zeroing without moving. And what each neuron does by itself."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from ttreg_hf.calibration.measuring import Measured
+from ttreg_hf.calibration.trial import Outcome, Trial
+from ttreg_hf.families import blocks_of
+from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.register_neuron import RegisterNeuron
+
+RANDOM_DRAWS = 10
+_MOST_EFFECTS = 64
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the same number of neurons does otherwise.
+
+    Args:
+        zeroed: the same neurons zeroed on the patches and not moved, extra token included.
+        random: one entry a draw of other neurons of the same layers, moved.
+    """
+
+    zeroed: Outcome
+    random: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class NeuronEffect:
+    """What moving one neuron alone does.
+
+    Args:
+        layer: 0-based block.
+        neuron: index.
+        norm_share: of the outlier tokens' norm at the detection block that goes with it.
+        feature_change: 1 - mean cosine of the pooled feature to the base model's.
+        change_per_norm: `feature_change / norm_share`; small for neurons that write outside what the heads read
+            (Proposition 1 of the paper). `None` where it takes no norm away.
+    """
+
+    layer: int
+    neuron: int
+    norm_share: float
+    feature_change: float
+    change_per_norm: float | None
+
+
+def run_controls(trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, seed: int) -> Controls:
+    """Both controls on the trial's images."""
+    return Controls(
+        zeroed=trial.outcome(neurons, shift_value=shift_value, shift_scale=0.0),
+        random=tuple(
+            trial.outcome(draw, shift_value=shift_value)
+            for draw in random_neurons(trial.model, neurons, draws=RANDOM_DRAWS, seed=seed)
+        ),
+    )
+
+
+def random_neurons(
+    model: PreTrainedModel, neurons: Sequence[RegisterNeuron], *, draws: int, seed: int
+) -> list[tuple[RegisterNeuron, ...]]:
+    """As many other neurons of the same layers, drawn without replacement."""
+    generator = random.Random(seed)
+    blocks = blocks_of(model)
+    counts = Counter(neuron.layer for neuron in neurons)
+    taken = {(neuron.layer, neuron.neuron) for neuron in neurons}
+    others = {
+        layer: [place for place in range(down_projection(blocks[layer]).in_features) if (layer, place) not in taken]
+        for layer in sorted(counts)
+    }
+    return [
+        tuple(
+            RegisterNeuron(layer, place, 0.0)
+            for layer, places in others.items()
+            for place in generator.sample(places, min(counts[layer], len(places)))
+        )
+        for _ in range(draws)
+    ]
+
+
+def neuron_effects(trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str) -> tuple[NeuronEffect, ...]:
+    """Each of the first 64 neurons alone, on the trial's images."""
+    effects = []
+    for neuron in neurons[:_MOST_EFFECTS]:
+        after = trial.after([neuron], shift_value=shift_value)
+        share, change = _norm_share(trial.before, after), 1 - trial.compared(after).feature_similarity
+        effects.append(
+            NeuronEffect(neuron.layer, neuron.neuron, share, change, change / share if share > 0.001 else None)
+        )
+    return tuple(effects)
+
+
+def _norm_share(before: Measured, after: Measured) -> float:
+    """Mean share of the norm that the base model's outlier tokens lose."""
+    lost, count = 0.0, 0
+    for mask, old, new in zip(before.outliers_BN, before.norms_BN, after.norms_BN, strict=True):
+        lost += float((1 - new[mask] / old[mask]).sum())
+        count += int(mask.sum())
+    return lost / max(count, 1)

@@ -1,0 +1,211 @@
+"""First stage: are there outlier tokens, where do they show, where do they begin, and what sort are they?
+
+Letters: `L` blocks, `B` images, `N` patches, `K` tokens above the threshold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.norms import LogHistogram, NormReport, NormStatistics, norm_report, paper_threshold
+from ttreg_hf.calibration.outliers import Content, OutlierRule
+from ttreg_hf.calibration.populations import PopulationConfig, Populations, two_populations
+from ttreg_hf.calibration.processes import Processes
+
+
+@dataclass(frozen=True)
+class InspectionConfig:
+    """How outliers are told from content, and where they begin and end.
+
+    Args:
+        populations: when large norms count as a population of their own.
+        block_tolerance: the family's default detection block is kept if its separation is this share of the best.
+        content_share: a token is content if it had this share of its excess at the embeddings' output already.
+        fixed_share: a position is fixed if this share of the images has an outlier there.
+        min_images_for_fixed: fewer images cannot tell fixed positions.
+        begin_share: of its final excess (log of norm over median), from which on a token is on its way.
+        end_share: from which on it has arrived.
+        rare: share of the outliers that may begin before the first layer searched, or end after the last one.
+    """
+
+    populations: PopulationConfig = field(default_factory=PopulationConfig)
+    block_tolerance: float = 0.7
+    content_share: float = 0.5
+    fixed_share: float = 0.8
+    min_images_for_fixed: int = 6
+    begin_share: float = 0.25
+    end_share: float = 0.75
+    rare: float = 0.01
+
+
+class PatchNorms:
+    """Norms of every patch of some images at the embeddings' output and at every block's; they merge by joining."""
+
+    def __init__(self) -> None:
+        self._norms: list[Tensor] = []
+
+    def add(self, embedding_norms_BN: Tensor, norms_LBN: Tensor) -> None:
+        """Take in a batch."""
+        self._norms.append(torch.cat([embedding_norms_BN[None], norms_LBN]).cpu())
+
+    def merge_processes(self, processes: Processes) -> None:
+        """Take in what all other processes saw."""
+        self._norms = processes.collect(self._norms)
+
+    @property
+    def num_images(self) -> int:
+        return sum(norms.shape[1] for norms in self._norms)
+
+    def medians(self) -> Tensor:
+        """`(L + 1,)`, the embeddings' first."""
+        return torch.cat([norms.flatten(1) for norms in self._norms], dim=1).median(1).values
+
+    def histogram_without_content(self, settings: InspectionConfig) -> LogHistogram:
+        """Norms per block; a patch with a large norm that is content is counted as an ordinary one."""
+        medians = self.medians()
+        histogram = LogHistogram(len(medians) - 1, torch.device("cpu"))
+        for norms in self._norms:
+            for layer, median in enumerate(medians[1:]):
+                content = Content(float(medians[0]), float(median), settings.content_share)
+                is_large = norms[layer + 1] > settings.populations.min_ratio * median
+                is_content = is_large & content.is_content(norms[0], norms[layer + 1])
+                values = torch.where(is_content, median, norms[layer + 1])
+                histogram.add_to(layer, values.flatten())
+        return histogram
+
+    def tokens(self, chosen: Sequence[Tensor]) -> Tensor:
+        """`(L + 1, K)`: norms of the chosen tokens of each batch, `(B, N)` bool."""
+        return torch.cat([norms[:, mask] for norms, mask in zip(self._norms, chosen, strict=True)], dim=1)
+
+    def above(self, layer: int, threshold: float) -> list[Tensor]:
+        """For each batch, which patches are above a threshold at a block, `(B, N)` bool."""
+        return [norms[layer + 1] > threshold for norms in self._norms]
+
+    def outliers(self, rule: OutlierRule) -> list[Tensor]:
+        """For each batch, which patches are outliers, `(B, N)` bool."""
+        found = []
+        for norms in self._norms:
+            mask_BN = norms[rule.detection_layer + 1] > rule.norm_threshold
+            found.append(rule.without_exceptions(mask_BN, norms[0], norms[rule.detection_layer + 1]))
+        return found
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the first images show.
+
+    Args:
+        report: of the norms.
+        rule: which tokens are outliers.
+        first_layer: first block in which one begins; `None` if there is none.
+        last_layer: last block in which one arrives; `None` if there is none.
+    """
+
+    report: NormReport
+    rule: OutlierRule
+    first_layer: int | None
+    last_layer: int | None
+
+    @property
+    def has_outliers(self) -> bool:
+        return self.first_layer is not None
+
+
+def inspect(
+    statistics: NormStatistics,
+    patch_norms: PatchNorms,
+    config: CalibrationConfig,
+    *,
+    default_layer: int,
+    rule: OutlierRule | None = None,
+    settings: InspectionConfig | None = None,
+) -> Inspection:
+    """What these norms show.
+
+    Args:
+        statistics: of all images that were looked at.
+        patch_norms: of the first of them.
+        config: what is given; `detection_layer` is 0-based.
+        default_layer: the family's detection block.
+        rule: which tokens are outliers, if an earlier round has said so.
+        settings: of the automatic choices.
+    """
+    settings = settings or InspectionConfig()
+    histogram = patch_norms.histogram_without_content(settings)
+    per_block = [two_populations(counts_G, settings.populations) for counts_G in histogram.counts_LG]
+    if rule is None:
+        layer = _detection_layer(config, per_block, default_layer, settings)
+        rule = _rule(layer, per_block[layer], statistics, patch_norms, config, settings)
+    layer = rule.detection_layer
+    separation = tuple(0.0 if block is None else block.separation for block in per_block)
+    above = patch_norms.above(layer, rule.norm_threshold)
+    kept = patch_norms.outliers(rule)
+    total, remaining = _count(above), _count(kept)
+    fixed = _count([mask_BN[:, list(rule.fixed_positions)] for mask_BN in above])
+    report = norm_report(
+        statistics,
+        layer,
+        rule.norm_threshold,
+        separation=separation,
+        fixed_position_share=fixed / max(total, 1),
+        content_share=(total - fixed - remaining) / max(total, 1),
+    )
+    if remaining == 0:
+        return Inspection(report, rule, None, None)
+    first, last = _begin_and_end(patch_norms, kept, layer, settings)
+    return Inspection(report, rule, first, last)
+
+
+def _detection_layer(
+    config: CalibrationConfig, per_block: Sequence[Populations | None], default: int, settings: InspectionConfig
+) -> int:
+    """As given; else the family's default, unless another block separates outliers much better."""
+    if config.detection_layer is not None:
+        return config.detection_layer
+    separations = [0.0 if block is None else block.separation for block in per_block]
+    if separations[default] >= settings.block_tolerance * max(separations):
+        return default
+    return max(range(len(separations)), key=lambda layer: (separations[layer], layer))
+
+
+def _rule(
+    layer: int,
+    found: Populations | None,
+    statistics: NormStatistics,
+    patch_norms: PatchNorms,
+    config: CalibrationConfig,
+    settings: InspectionConfig,
+) -> OutlierRule:
+    """With the threshold that is given, and no exceptions; else with the dip between the two populations."""
+    if config.norm_threshold is not None:
+        return OutlierRule(layer, config.norm_threshold, config.detect_on_prefix)
+    if found is None:  # one population: its own largest norm is no outlier
+        threshold = max(paper_threshold(statistics, layer), float(statistics.max_L[layer]))
+        return OutlierRule(layer, threshold, config.detect_on_prefix)
+    medians = patch_norms.medians()
+    above = patch_norms.above(layer, found.threshold)
+    fixed: tuple[int, ...] = ()
+    if patch_norms.num_images >= settings.min_images_for_fixed and len({mask.shape[1] for mask in above}) == 1:
+        share_N = torch.cat(above).float().mean(0)
+        fixed = tuple((share_N >= settings.fixed_share).nonzero().flatten().tolist())
+    content = Content(float(medians[0]), float(medians[layer + 1]), settings.content_share)
+    return OutlierRule(layer, found.threshold, config.detect_on_prefix, fixed, content)
+
+
+def _count(masks: Sequence[Tensor]) -> int:
+    return sum(int(mask.sum()) for mask in masks)
+
+
+def _begin_and_end(
+    patch_norms: PatchNorms, outliers: Sequence[Tensor], layer: int, settings: InspectionConfig
+) -> tuple[int, int]:
+    """First and last block, up to the detection block, in which outliers begin and arrive."""
+    norms = patch_norms.tokens(outliers)[1 : layer + 2]
+    excess_LK = (norms / patch_norms.medians()[1 : layer + 2, None]).log()
+    begins_K = (excess_LK >= settings.begin_share * excess_LK[-1]).double().argmax(0)
+    arrives_K = (excess_LK >= settings.end_share * excess_LK[-1]).double().argmax(0)
+    rare = int(settings.rare * begins_K.numel())
+    return int(begins_K.sort().values[rare]), int(arrives_K.sort(descending=True).values[rare])

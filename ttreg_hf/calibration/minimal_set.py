@@ -1,0 +1,207 @@
+"""Third stage: the smallest set of neurons that works, found by intervention on images that did not score.
+
+Grows a prefix of the ranking until the outliers are gone, then takes out every neuron that is not needed, and those
+that cost more of the feature than their outliers are worth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ttreg_hf.calibration.trial import Outcome, Trial
+from ttreg_hf.register_neuron import RegisterNeuron
+
+PER_NEURON, PER_LAYER = "per_neuron", "per_layer"
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """When a set of neurons is enough, and when a neuron is worth its place.
+
+    Args:
+        gone: share of the outliers that may stay for them to count as gone.
+        worth: outlier ratio that a neuron must be good for, in units of the feature similarity that it costs. Such a
+            neuron is dropped although outliers come back, up to `tolerated`.
+        min_cost: feature similarity below which a neuron's cost is not looked at.
+        tolerated: outlier ratio up to which neurons are dropped for their cost.
+        most_neurons: of the ranking that are tried.
+    """
+
+    gone: float = 0.01
+    worth: float = 1.0
+    min_cost: float = 0.005
+    tolerated: float = 0.05
+    most_neurons: int = 1024
+
+
+@dataclass(frozen=True)
+class SelectionStep:
+    """One set of neurons that was tried.
+
+    Args:
+        stage: `"grow"`, `"prune"` (not needed?), `"cost"` (worth its cost?) or `"value"` (`per_layer`).
+        num_neurons: in the set.
+        outlier_ratio: outliers after / before.
+        feature_similarity: mean cosine of the pooled feature to the base model's.
+        kept: whether it became the set to go on with.
+    """
+
+    stage: str
+    num_neurons: int
+    outlier_ratio: float
+    feature_similarity: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The set that was chosen, and the way to it.
+
+    Args:
+        register_neurons: in the order of their ranks.
+        shift_value: `"per_neuron"` or `"per_layer"`, whichever did better.
+        per_neuron, per_layer: what either does with this set.
+        path: all that was tried, in order.
+        images_run: forward passes of single images.
+        within_budget: whether nothing was cut short.
+    """
+
+    register_neurons: tuple[RegisterNeuron, ...]
+    shift_value: str
+    per_neuron: Outcome
+    per_layer: Outcome
+    path: tuple[SelectionStep, ...]
+    images_run: int
+    within_budget: bool
+
+
+class _Attempts:
+    """All sets that were tried, each only once."""
+
+    def __init__(self, trial: Trial, budget: int) -> None:
+        self.trial, self.budget = trial, budget
+        self.within_budget = True
+        self.path: list[SelectionStep] = []
+        self._known: dict[tuple[RegisterNeuron, ...], Outcome] = {}
+
+    def outcome(self, neurons: tuple[RegisterNeuron, ...]) -> Outcome:
+        if neurons not in self._known:
+            self._known[neurons] = self.trial.outcome(neurons)
+        return self._known[neurons]
+
+    def has_budget(self) -> bool:
+        if self.trial.images_run + self.trial.before.num_images > self.budget:
+            self.within_budget = False
+        return self.within_budget
+
+    def note(self, stage: str, neurons: Sequence[RegisterNeuron], outcome: Outcome, kept: bool) -> None:
+        self.path.append(SelectionStep(stage, len(neurons), outcome.outlier_ratio, outcome.feature_similarity, kept))
+
+
+def select(
+    ranked: Sequence[RegisterNeuron], trial: Trial, *, budget: int, config: SelectionConfig | None = None
+) -> Selection:
+    """The smallest set that works.
+
+    Args:
+        ranked: candidates, best first; at least one.
+        trial: on images that have outliers and did not score.
+        budget: forward passes of single images; the best set so far is kept when they are spent.
+        config: when a set is enough.
+    """
+    config = config or SelectionConfig()
+    attempts = _Attempts(trial, budget)
+    grown = _grow(tuple(ranked[: config.most_neurons]), attempts, config)
+    bound = max(config.gone, attempts.outcome(grown).outlier_ratio)
+    needed = _prune(grown, attempts, bound)
+    chosen = _drop_costly(needed, attempts, config)
+    per_neuron = attempts.outcome(chosen)
+    per_layer = trial.outcome(chosen, shift_value=PER_LAYER)
+    is_better = _is_better(per_layer, per_neuron, config)
+    attempts.note("value", chosen, per_layer, kept=is_better)
+    return Selection(
+        register_neurons=chosen,
+        shift_value=PER_LAYER if is_better else PER_NEURON,
+        per_neuron=per_neuron,
+        per_layer=per_layer,
+        path=tuple(attempts.path),
+        images_run=trial.images_run,
+        within_budget=attempts.within_budget,
+    )
+
+
+def _grow(
+    ranked: tuple[RegisterNeuron, ...], attempts: _Attempts, config: SelectionConfig
+) -> tuple[RegisterNeuron, ...]:
+    """The shortest prefix that is enough, by doubling and bisection; else the one that leaves fewest outliers."""
+    tried: dict[int, Outcome] = {}
+
+    def is_enough(count: int) -> bool:
+        tried[count] = attempts.outcome(ranked[:count])
+        enough = tried[count].outlier_ratio <= config.gone
+        attempts.note("grow", ranked[:count], tried[count], kept=enough)
+        return enough
+
+    low, high = 0, 1
+    while not is_enough(high):
+        if high == len(ranked) or not attempts.has_budget():
+            return ranked[: min(tried, key=lambda count: (tried[count].outlier_ratio, count))]
+        low, high = high, min(2 * high, len(ranked))
+    while high - low > 1 and attempts.has_budget():
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return ranked[:high]
+
+
+def _prune(neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, bound: float) -> tuple[RegisterNeuron, ...]:
+    """Takes out what is not needed, weakest first, in runs that halve until single neurons are left."""
+    run = len(neurons) // 2
+    while run >= 1:
+        end, dropped = len(neurons), False
+        while end > 0 and attempts.has_budget():
+            start = max(0, end - run)
+            rest = neurons[:start] + neurons[end:]
+            if rest:
+                outcome = attempts.outcome(rest)
+                is_fine = outcome.outlier_ratio <= bound
+                attempts.note("prune", rest, outcome, kept=is_fine)
+                if is_fine:
+                    neurons, dropped = rest, True
+            end = start
+        if run > 1 or not dropped:  # single neurons are gone through until all are needed
+            run //= 2
+        if not attempts.within_budget:
+            break
+    return neurons
+
+
+def _drop_costly(
+    neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, config: SelectionConfig
+) -> tuple[RegisterNeuron, ...]:
+    """Takes out, one by one, the neuron whose outliers are least worth its cost, while one is not."""
+    while len(neurons) > 1 and 1 - attempts.outcome(neurons).feature_similarity >= config.min_cost:
+        now = attempts.outcome(neurons)
+        best: tuple[float, tuple[RegisterNeuron, ...], Outcome] | None = None
+        for place in range(len(neurons)):
+            if not attempts.has_budget():
+                break
+            rest = neurons[:place] + neurons[place + 1 :]
+            outcome = attempts.outcome(rest)
+            gain = outcome.feature_similarity - now.feature_similarity
+            loss = max(0.0, outcome.outlier_ratio - now.outlier_ratio)
+            if gain < config.min_cost or outcome.outlier_ratio > config.tolerated or loss > config.worth * gain:
+                continue
+            if best is None or gain - loss > best[0]:
+                best = (gain - loss, rest, outcome)
+        if best is None:
+            break
+        neurons = best[1]
+        attempts.note("cost", neurons, best[2], kept=True)
+    return neurons
+
+
+def _is_better(per_layer: Outcome, per_neuron: Outcome, config: SelectionConfig) -> bool:
+    """Whether one scalar a layer does clearly better: it takes the outliers away, or keeps more of the feature."""
+    if per_neuron.outlier_ratio > config.tolerated:
+        return per_layer.outlier_ratio < 0.5 * per_neuron.outlier_ratio
+    gain = per_layer.feature_similarity - per_neuron.feature_similarity
+    return per_layer.outlier_ratio <= config.tolerated and gain > config.min_cost

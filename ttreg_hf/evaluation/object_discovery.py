@@ -1,0 +1,63 @@
+"""Object discovery: how often LOST's box is right (CorLoc), for every feature and setting asked for.
+
+Letters: `B` images, `D` channels, `h`, `w` patches in height and width.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ttreg_hf.evaluation.examples import LabelledBatches
+from ttreg_hf.evaluation.scores import Scores, Tally
+from ttreg_hf.evaluation.tokens import FEATURES, read_tokens
+from ttreg_hf.evaluation.truth import BOXES
+from ttreg_hf.families import blocks_of
+
+
+@dataclass(frozen=True)
+class ObjectDiscovery:
+    """All combinations of these settings are measured, and all are reported: none is picked.
+
+    Args:
+        features: of `key`, `query`, `value` (of the attention, all heads) and `out` (the block's output).
+        layers: 0-based; negative ones count from the end.
+        normalize: whether similarities are cosines.
+        biases: added to every similarity; see `discover_object`.
+    """
+
+    features: tuple[str, ...] = FEATURES
+    layers: tuple[int, ...] = (-1,)
+    normalize: tuple[bool, ...] = (False, True)
+    biases: tuple[float, ...] = (0.0,)
+
+    name: ClassVar[str] = "object-discovery"
+    truths: ClassVar[tuple[str, ...]] = (BOXES,)
+    learns: ClassVar[bool] = False
+    whole_images: ClassVar[bool] = True
+
+    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+        """CorLoc of every setting: the share of images whose box overlaps a true one by more than half."""
+        from ttreg_hf.evaluation.lost import RIGHT, largest_overlap
+
+        tally, wanted = Tally(), list(itertools.product(self.features, self.layers))
+        for batch, truths in test:
+            tokens = read_tokens(model, batch.pixel_values, wanted)
+            for feature, layer in wanted:
+                maps = tokens.layout.patch_map(tokens.states[feature, layer], *batch.pixel_values.shape[-2:])
+                for truth, features_Dhw in zip(truths, maps, strict=True):
+                    for setting, box in self._boxes(features_Dhw.permute(1, 2, 0)):
+                        named = f"{feature}, layer {layer % len(blocks_of(model))}, {setting}"
+                        right = largest_overlap(box, truth.boxes) > RIGHT
+                        tally.add("CorLoc", truth.place, float(right), setting=named)
+        return tally.scores(test.processes)
+
+    def _boxes(self, features_hwD: Tensor) -> Iterator[tuple[str, tuple[float, float, float, float]]]:
+        from ttreg_hf.evaluation.lost import discover_object
+
+        for normalize, bias in itertools.product(self.normalize, self.biases):
+            setting = f"{'cosine' if normalize else 'dot product'}, bias {bias:g}"
+            yield setting, discover_object(features_hwD, normalize=normalize, bias=bias)

@@ -1,0 +1,81 @@
+"""Preprocessing for dense tasks: the whole image, so that masks and boxes stay where they are.
+
+Image processors crop. Here an image is resized as a whole to the model's resolution, its sides independently, and only
+colours are treated as the checkpoint says. What a model finds is compared in shares of the image, or resized to the
+mask, which itself is never resampled.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from ttreg_hf.families import inner_layout, trunk_of
+
+ORIGINAL = "original"
+
+
+class WholeImage:
+    """An image processor that resizes the whole image, for one or for each image's own size.
+
+    Args:
+        processor: the checkpoint's, for scale, mean and deviation of the colours.
+        size: height and width in pixels; `None`: each image's own, rounded to whole patches.
+        patch_size: height and width of a patch in pixels.
+    """
+
+    def __init__(self, processor: Any, size: tuple[int, int] | None, patch_size: tuple[int, int]) -> None:
+        self._size, self._patch_size = size, patch_size
+        self._scale = float(processor.rescale_factor) if processor.do_rescale else 1.0
+        normalize = bool(processor.do_normalize)
+        self._mean = np.asarray(processor.image_mean if normalize else 0.0, dtype=np.float32)
+        self._std = np.asarray(processor.image_std if normalize else 1.0, dtype=np.float32)
+
+    def __call__(self, images: Image.Image, return_tensors: str = "pt") -> dict[str, Any]:
+        height, width = self._size or (
+            max(1, round(side / patch)) * patch
+            for side, patch in zip((images.height, images.width), self._patch_size, strict=True)
+        )
+        resized = images.resize((width, height), Image.Resampling.BICUBIC)
+        colours = (np.asarray(resized, dtype=np.float32) * self._scale - self._mean) / self._std
+        return {"pixel_values": torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()}
+
+
+def whole_image(model: PreTrainedModel, processor: Any, image_size: int | str | None) -> WholeImage | None:
+    """The processor for a model at a resolution.
+
+    Args:
+        model: of a supported family.
+        processor: the checkpoint's; `None` if images are float tensors.
+        image_size: height and width in pixels, `"original"`, or `None` for the model's own.
+
+    Raises:
+        ValueError: not whole patches.
+    """
+    if processor is None:
+        return None
+    patch_size = inner_layout(model).patch_size
+    if image_size == ORIGINAL:
+        return WholeImage(processor, None, patch_size)
+    size = _sides(image_size if image_size is not None else _own_size(model))
+    if any(side % patch for side, patch in zip(size, patch_size, strict=True)):
+        raise ValueError(
+            f"`image_size` is a multiple of the model's patch size {patch_size[0]} x {patch_size[1]}, got {size[0]} x "
+            f"{size[1]}. Give one that is, or {ORIGINAL!r}."
+        )
+    return WholeImage(processor, size, patch_size)
+
+
+def _own_size(model: PreTrainedModel) -> Any:
+    config = trunk_of(model).config
+    if hasattr(config, "image_size"):
+        return config.image_size
+    return int(config.num_patches**0.5) * inner_layout(model).patch_size[0]  # SigLIP 2, which takes any
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    if isinstance(size, (list, tuple)):
+        return int(size[0]), int(size[1])
+    return int(size), int(size)

@@ -1,0 +1,32 @@
+"""Which form of the shift a patched model runs."""
+
+from ttreg_hf.modeling.test_time_registers import shift_neurons
+from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
+
+
+def use_triton(model: TTRegModelMixin, enabled: bool = True) -> None:
+    """Let a patched model shift its register neurons with one Triton kernel a layer, or in plain PyTorch again.
+
+    The kernel runs in eager CUDA forward passes that record no gradient, in float16, bfloat16 and float32, for
+    `shift_fill` `"zero"` and `"keep"`; in all other cases the plain form does. `print(model)` names the form. It is
+    not saved.
+
+    Raises:
+        ValueError: not a patched model, or Triton is not installed.
+    """
+    if not isinstance(model, TTRegModelMixin):
+        raise ValueError(
+            f"The kernel shifts register neurons of patched models, got a {type(model).__name__}. Patch it with "
+            "`add_test_time_registers` first."
+        )
+    if not enabled:
+        model.registers.shift = shift_neurons
+        return
+    try:
+        from ttreg_hf.kernels.shift import shift_neurons_with_triton
+    except ImportError as error:
+        raise ValueError(
+            "`use_triton` needs Triton, which cannot be imported here. Install it (PyTorch's CUDA builds bring it "
+            "along), or keep the plain form, which gives the same."
+        ) from error
+    model.registers.shift = shift_neurons_with_triton

@@ -1,0 +1,137 @@
+"""What is written into the weights of a planted model around its register neurons: channels, contrast, attention.
+
+All functions write in place, under `torch.no_grad()`.
+
+Letters: `D` hidden.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttreg_hf.families import family_of
+from ttreg_hf.modeling.ttreg_base import down_projection, find_attention, find_mlp, is_gated
+
+BRIGHT, OUTLIER, CONTRAST, CONSTANT = 0, 1, 2, 3  # channels of the hidden states
+_HIGH_PASS = (4, 5, 6)
+_RESERVED = (BRIGHT, OUTLIER, CONTRAST, CONSTANT, *_HIGH_PASS)
+_SINK_LOGIT = 6.0
+_CONTENT_LOGIT = 0.5  # for each standard deviation of contrast, after LayerNorm
+_POOLING_LOGIT = 3.0  # likewise, in a pooling head
+_RANDOM_STD = 0.02
+
+
+def write_embeddings(model: Any) -> None:
+    """Channels of the embeddings: mean brightness, high-pass filters, a constant, and two kept empty."""
+    embeddings = model.get_submodule(family_of(model).embeddings)
+    projection = next(module for module in embeddings.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
+    filters = _filters(projection, model.config.patch_size)
+    has_positions = False
+    for name, parameter in embeddings.named_parameters():
+        if parameter.shape[-1] == len(filters):  # tokens and positions
+            parameter[..., list(_RESERVED)] = 0
+            if any(word in name for word in ("cls", "class", "register", "distillation")):
+                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(len(name)))
+                parameter[..., list(_RESERVED)] = 0
+                parameter[..., BRIGHT], parameter[..., CONTRAST] = -2.0, 4.0  # no trigger fires on prefix tokens
+            elif parameter.numel() > parameter.shape[-1]:
+                parameter[..., CONSTANT] = 1.0
+                has_positions = True
+    height, width = filters.shape[2:]
+    filters[list(_RESERVED)] = 0
+    filters[BRIGHT] = 2.0 / (3 * height * width)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    for channel, stripes in zip(_HIGH_PASS, (rows, columns, rows + columns), strict=True):
+        pattern = 1.0 - 2.0 * (stripes.expand(height, width) % 2)
+        pattern = pattern - pattern.mean()
+        filters[channel] = 3.0 * pattern / math.sqrt(3) / pattern.norm()
+    if projection.bias is not None:
+        projection.bias[list(_RESERVED)] = 0
+        projection.bias[CONSTANT] = 0.0 if has_positions else 1.0
+
+
+def _filters(projection: Any, patch_size: int) -> Tensor:
+    """The weight of the patch embedding as `(D, 3, p, p)`; a Linear reads flattened patches, channels last."""
+    if isinstance(projection, nn.Conv2d):
+        return projection.weight
+    return projection.weight.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 1, 2)
+
+
+def quieten(block: Any) -> None:
+    """Random weights stay small beside what is planted, leave its channels alone, and do not read the outliers."""
+    attention, (mlp, _) = find_attention(block), find_mlp(block)
+    output = next(getattr(attention, name) for name in ("o_proj", "out_proj") if hasattr(attention, name))
+    up = (_read_projection(mlp), *([mlp.up_proj] if is_gated(mlp) else []))
+    for linear in (output, *up):
+        linear.weight *= min(1.0, _RANDOM_STD / float(linear.weight.std()))
+    for linear in (output, down_projection(block)):
+        linear.weight[list(_RESERVED)] = 0
+        if linear.bias is not None:
+            linear.bias[list(_RESERVED)] = 0
+    for linear in (attention.v_proj, *up):
+        linear.weight[:, OUTLIER] = 0
+
+
+def write_contrast(block: Any) -> None:
+    """The last neurons of layer 0 rectify the high-pass channels, and add them up on the contrast channel."""
+    down = down_projection(block)
+    neuron = down.in_features
+    for channel in _HIGH_PASS:
+        for sign in (1.0, -1.0):
+            neuron -= 1
+            direction = torch.zeros(down.out_features)
+            direction[channel] = 0.5 * sign
+            write_neuron(block, neuron, direction, 0.0)
+            down.weight[CONTRAST, neuron] = 1.0
+
+
+def write_neuron(block: Any, neuron: int, direction_D: Tensor, bias: float) -> None:
+    """Make a neuron's activation `act(direction . x + bias)`; a gated MLP's other factor becomes 1."""
+    mlp, _ = find_mlp(block)
+    up = _read_projection(mlp)
+    up.weight[neuron], up.bias[neuron] = direction_D, bias
+    if is_gated(mlp):
+        mlp.up_proj.weight[neuron], mlp.up_proj.bias[neuron] = 0.0, 1.0
+
+
+def _read_projection(mlp: Any) -> Any:
+    """The linear layer that the activation function follows."""
+    return next(getattr(mlp, name) for name in ("gate_proj", "fc1", "up_proj") if hasattr(mlp, name))
+
+
+def write_sink(block: Any) -> None:
+    """Every query asks, in every head, for the direction that keys take on the outlier channel."""
+    attention = find_attention(block)
+    hidden = attention.k_proj.in_features
+    after_norm = math.sqrt(hidden)  # what LayerNorm leaves on the one channel of an outlier token
+    head_size = attention.head_dim
+    still = head_size // 4 - 1  # RoPE turns this dimension and `2 * still + 1` least
+    for place in range(still, attention.k_proj.out_features, head_size):
+        attention.q_proj.bias[place] += math.sqrt(head_size)
+        attention.k_proj.weight[place, OUTLIER] = _SINK_LOGIT / after_norm
+
+
+def write_content_attention(block: Any) -> None:
+    """Queries of the last block prefer patches with contrast: what the attention map shows where no sink spoils it."""
+    attention = find_attention(block)
+    for place in range(attention.head_dim // 2 - 1, attention.k_proj.out_features, attention.head_dim):
+        attention.q_proj.bias[place] += math.sqrt(attention.head_dim)
+        attention.k_proj.weight[place, CONTRAST] = _CONTENT_LOGIT
+
+
+def write_pooling_head(model: Any) -> None:
+    """A head that attends to all tokens leaves the outliers out too, and prefers patches with contrast."""
+    family = family_of(model)
+    if family.pooling_head is None or not hasattr(model, family.pooling_head):
+        return
+    attention = model.get_submodule(family.pooling_head).attention
+    query, key, value = attention.in_proj_weight.chunk(3)
+    bias = attention.in_proj_bias.chunk(3)[0]
+    value[:, OUTLIER] = 0
+    key[:, [OUTLIER, CONTRAST]] = 0
+    for start in range(0, len(query), attention.head_dim):
+        bias[start] += math.sqrt(attention.head_dim)
+        key[start, OUTLIER] = -_SINK_LOGIT / math.sqrt(len(query))
+        key[start, CONTRAST] = _POOLING_LOGIT

@@ -1,0 +1,73 @@
+"""The page: everything that it shows is inside it, and what comes from outside is escaped."""
+
+import base64
+import re
+from collections.abc import Mapping
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.calibration.verification import MEANING
+from ttreg_hf.report import tables
+from ttreg_hf.report.switch import NeuronSwitch
+from ttreg_hf.report.switch_data import switch_data
+
+_CODE = re.compile("`([^`]*)`")
+
+
+def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures: Mapping[str, bytes]) -> str:
+    """The report as HTML.
+
+    Args:
+        result: of the calibration.
+        switch: the photographs; `None` leaves them out.
+        figures: name, as `figures_of` gives it -> PNG.
+    """
+    environment = Environment(
+        loader=PackageLoader("ttreg_hf.report", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.globals["counted"] = tables.counted
+    environment.filters["with_code"] = _with_code
+    verification = result.verification
+    return environment.get_template("report.html").render(
+        result=result,
+        meaning=MEANING[result.verdict],
+        model=result.provenance.model.rstrip("/").split("/")[-1],
+        summary=_summary(result),
+        switch=switch,
+        switch_data=None if switch is None else switch_data(switch, result.norms.norm_threshold),
+        figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
+        norms=tables.norm_table(result),
+        gate=tables.gate_table(verification) if verification else None,
+        before_after=tables.before_after_table(result, verification) if verification else None,
+        controls=tables.control_table(verification) if verification else None,
+        selection=tables.selection_table(result),
+        neurons=tables.neuron_table(result) if result.register_neurons else None,
+        settings=tables.setting_table(result),
+        provenance=tables.provenance_table(result),
+    )
+
+
+def _with_code(text: str) -> Markup:
+    """Escaped, with what stands in backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def _summary(result: CalibrationResult) -> list[tuple[str, str]]:
+    """The few numbers on top: what it is, and how much."""
+    norms, verification = result.norms, result.verification
+    numbers = [(f"{100 * norms.images_with_outliers:.0f} %", "of the images have outlier patches")]
+    if result.register_neurons:
+        layers = tables.counted(len({neuron.layer for neuron in result.register_neurons}), "layer")
+        neurons, noun = tables.counted(len(result.register_neurons), "register neuron").split(" ", 1)
+        numbers.append((neurons, f"{noun} in {layers}"))
+    if verification is not None:
+        before, after = verification.outlier_fraction_before, verification.outlier_fraction_after
+        numbers.append((f"{tables.percent(before)} → {tables.percent(after)}", "of the patches are outliers"))
+        numbers.append((f"{verification.feature_similarity:.4f}", "cosine of the feature to the base model's"))
+    return numbers
