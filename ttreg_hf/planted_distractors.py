@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttreg_hf import distractor_wiring as wiring
 from ttreg_hf.families import blocks_of
@@ -71,17 +71,18 @@ def with_early_neuron(known: KnownModel, *, seed: int) -> KnownModel:
     values = mlp_reads(known, layer)[..., reads].flatten()
     low, high = values.quantile(0.6), values.quantile(0.98)
     gain = 1.5 * STRONGEST / float(high - low)
+    pooling, following = wiring.pooling_attention(model), blocks_of(model)[layer + 1]
+    empty = _mean_read(known, following, writes)
     wiring.write_neuron(
         blocks_of(model)[layer],
         neuron,
         reads_D=wiring.axis(model, reads, gain),
         bias=-gain * float(low),
-        writes_D=wiring.axis(model, writes, 0.1 * known.ordinary_norm / (1.5 * STRONGEST)),
+        writes_D=wiring.axis(model, writes, 0.2 * known.ordinary_norm / (1.5 * STRONGEST)),
     )
-    pooling, following = wiring.pooling_attention(model), blocks_of(model)[layer + 1]
     if pooling is None:
-        mean = wiring.input_of(model, find_attention(following), known.sample)[..., writes].mean()
-        wiring.write_mean(following, [writes], 0.4 * known.ordinary_norm / float(mean))
+        added = _mean_read(known, following, writes) - empty
+        wiring.write_mean(following, [writes], 0.6 * known.ordinary_norm / added)
     else:
         pooling.in_proj_weight.chunk(3)[2][:, writes] = 3.0
     tune(known, was_firing)
@@ -174,3 +175,8 @@ def with_fixed_positions(known: KnownModel, *, seed: int) -> KnownModel:
     fixed = tuple((layer, neuron) for neuron in neurons)
     verdicts = ("fixed", "unresolved") if planted_layers else ("clean", "unresolved")
     return dataclasses.replace(known, verdicts=verdicts, distractors=(*known.distractors, *fixed))
+
+
+def _mean_read(known: KnownModel, block: nn.Module, channel: int) -> float:
+    """Mean over the sample of what the block's attention reads in a channel."""
+    return float(wiring.input_of(known.model, find_attention(block), known.sample)[..., channel].mean())

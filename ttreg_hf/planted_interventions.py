@@ -15,6 +15,7 @@ from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.families import inner_layout
 from ttreg_hf.planted_truth import KnownModel
 
+_SAME = 0.97  # cosine of features that count as unchanged
 GONE = 0.1  # of the outliers may stay for them to count as gone; the verdict's gate says the same
 
 
@@ -42,6 +43,24 @@ def effect_of(known: KnownModel, pairs: Iterable[tuple[int, int]], images: Tenso
         outliers_left=int(after_BN.sum()) / before if before else 1.0,
         similarity=float(torch.cosine_similarity(feature_before_BD, feature_after_BD).mean()),
     )
+
+
+def check_truth(known: KnownModel) -> None:
+    """See that a model with planted neurons is what it says; one that is not would judge calibration wrongly.
+
+    Raises:
+        ValueError: outliers are too few or too many, or moving all that make them leaves some or changes the feature.
+    """
+    if not known.register_neurons:
+        return
+    fraction = float(outliers_of(known).float().mean())
+    at_fixed_positions = known.distractors if "unresolved" in known.verdicts else ()
+    effect = effect_of(known, known.planted_pairs | set(at_fixed_positions))
+    if not 0.005 < fraction < 0.2 or effect.outliers_left >= GONE or effect.similarity < _SAME:
+        raise ValueError(
+            "A made model has outliers on 0.5 to 20 % of its patches, and moving what was planted takes them away and "
+            f"leaves the feature; this one has {fraction:.1%}, and then {effect}. Take another seed."
+        )
 
 
 def needed_neurons(known: KnownModel) -> set[tuple[int, int]]:

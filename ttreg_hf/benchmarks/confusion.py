@@ -20,7 +20,7 @@ import typer
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import calibrate
 from ttreg_hf.planted import synthetic_images
-from ttreg_hf.planted_interventions import GONE, effect_of
+from ttreg_hf.planted_interventions import GONE, check_truth, effect_of
 from ttreg_hf.planted_kinds import FAMILIES, KINDS, has_kind, make_known_model
 from ttreg_hf.planted_truth import KnownModel
 
@@ -194,6 +194,7 @@ def _recovery(known: KnownModel, found: set[tuple[int, int]], outliers_left: flo
 def _run(work: tuple[Cell, int]) -> Outcome:
     cell, num_images = work
     known = make_known_model(cell.family, cell.kind, trigger=cell.trigger, seed=cell.seed)
+    check_truth(known)
     return judge(known, cell, num_images=num_images)
 
 
