@@ -48,7 +48,7 @@ def with_hot_neurons(known: KnownModel, *, seed: int, in_each_layer: int = 3) ->
             content_D *= (0.3 if place % 2 == 0 else 2.0) / (states_BND @ content_D).std()
             strength = 1.5 * STRONGEST
             bias = 1.0 if place % 2 == 0 else 0.5
-            writes_D = 0.03 * known.ordinary_norm / strength * random_direction(known, random)
+            writes_D = 0.002 * known.ordinary_norm / strength * random_direction(known, random)
             wiring.write_neuron(block, neuron, reads_D=strength * content_D, bias=strength * bias, writes_D=writes_D)
             hot.append((layer, neuron))
     tune(known, was_firing)

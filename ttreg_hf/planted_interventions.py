@@ -54,8 +54,7 @@ def check_truth(known: KnownModel) -> None:
     if not known.register_neurons:
         return
     fraction = float(outliers_of(known).float().mean())
-    at_fixed_positions = known.distractors if "unresolved" in known.verdicts else ()
-    effect = effect_of(known, known.planted_pairs | set(at_fixed_positions))
+    effect = effect_of(known, known.planted_pairs | known.fixed_pairs)
     if not 0.005 < fraction < 0.2 or effect.outliers_left >= GONE or effect.similarity < _SAME:
         raise ValueError(
             "A made model has outliers on 0.5 to 20 % of its patches, and moving what was planted takes them away and "

@@ -51,6 +51,11 @@ class KnownModel:
         return self.norm_threshold / 2
 
     @property
+    def fixed_pairs(self) -> set[tuple[int, int]]:
+        """Neurons that make outliers at fixed positions, beside the planted ones."""
+        return set(self.distractors) if self.register_neurons and "unresolved" in self.verdicts else set()
+
+    @property
     def planted_pairs(self) -> set[tuple[int, int]]:
         return {(neuron.layer, neuron.neuron) for neuron in self.register_neurons}
 

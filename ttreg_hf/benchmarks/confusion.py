@@ -48,8 +48,8 @@ class Outcome:
         recovery: `exact` (the planted neurons), `minimal` (some of them, and the outliers go), `too few` (some of
             them, and outliers stay), `foreign` (a neuron that was not planted) or `none`.
         planted, found, foreign: counts of neurons.
-        outliers_left: after moving what was found, outliers after / before at any block; by the chosen threshold
-            where that is 1 to 1.5 times the truth's.
+        outliers_left: after moving what was found, and what makes outliers at fixed positions: outliers after / before
+            at any block; by the chosen threshold where that is 1 to 1.5 times the truth's.
         similarity: of the pooled feature then.
         norm_threshold: that calibration chose; the truth's lies between the populations.
         known_threshold: the truth's.
@@ -85,7 +85,7 @@ def confusion_table(
     seeds: Annotated[int, typer.Option(help="How many models of each sort.")] = 10,
     families: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
     kinds: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
-    num_images: Annotated[int, typer.Option(help="For each calibration.")] = 96,
+    num_images: Annotated[int, typer.Option(help="For each calibration.")] = 256,
     processes: Annotated[int, typer.Option(help="That share the models.")] = 2,
     lines: Annotated[Path | None, typer.Option(help="JSON lines, one a model; a run goes on where they end.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
@@ -121,7 +121,7 @@ def judge(known: KnownModel, cell: Cell, *, num_images: int) -> Outcome:
     found = {(neuron.layer, neuron.neuron) for neuron in result.register_neurons}
     threshold = min(max(result.config.norm_threshold or 0.0, known.norm_threshold), 1.5 * known.norm_threshold)
     seen_as = dataclasses.replace(known, norm_threshold=threshold)  # a pruned set may leave what is just below its own
-    effect = effect_of(seen_as, found, synthetic_images(num_images, seed=30_000 + cell.seed))
+    effect = effect_of(seen_as, found | known.fixed_pairs, synthetic_images(num_images, seed=30_000 + cell.seed))
     missing, extra = sorted(known.planted_pairs - found), sorted(found - known.planted_pairs)
     return Outcome(
         **asdict(cell),
