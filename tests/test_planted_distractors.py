@@ -9,9 +9,9 @@ import torch
 from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.families import blocks_of, inner_layout
 from ttreg_hf.planted import synthetic_images
-from ttreg_hf.planted_interventions import GONE, effect_of, needed_neurons, outliers_of
-from ttreg_hf.planted_kinds import FAMILIES, KINDS, has_kind, log_normal, make_known_model, student_t
-from ttreg_hf.planted_truth import graded_layout, graded_model
+from ttreg_hf.planted.interventions import GONE, effect_of, needed_neurons, outliers_of
+from ttreg_hf.planted.kinds import FAMILIES, KINDS, has_kind, log_normal, make_known_model, student_t
+from ttreg_hf.planted.truth import graded_layout, graded_model
 
 PLANTED = [
     "planted",

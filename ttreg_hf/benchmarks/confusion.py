@@ -20,9 +20,9 @@ import typer
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import calibrate
 from ttreg_hf.planted import synthetic_images
-from ttreg_hf.planted_interventions import GONE, check_truth, effect_of
-from ttreg_hf.planted_kinds import FAMILIES, KINDS, has_kind, make_known_model
-from ttreg_hf.planted_truth import KnownModel
+from ttreg_hf.planted.interventions import GONE, check_truth, effect_of
+from ttreg_hf.planted.kinds import FAMILIES, KINDS, has_kind, make_known_model
+from ttreg_hf.planted.truth import KnownModel
 
 EXACT, MINIMAL, TOO_FEW, FOREIGN, NONE = "exact", "minimal", "too few", "foreign", "none"
 

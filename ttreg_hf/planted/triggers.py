@@ -1,6 +1,6 @@
 """Register neurons of a planted model: what they fire on, and how they are tuned to images and wired in.
 
-Letters: `B` images, `T` tokens, `D` hidden.
+Letters: `T` tokens, `D` hidden.
 """
 
 import math
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttreg_hf.families import blocks_of, image_inputs, inner_layout
-from ttreg_hf.modeling.ttreg_base import down_projection, find_mlp
-from ttreg_hf.planted_wiring import BRIGHT, CONSTANT, CONTRAST, OUTLIER, write_neuron
+from ttreg_hf.families import blocks_of, inner_layout
+from ttreg_hf.modeling.ttreg_base import find_mlp
+from ttreg_hf.planted.parts import BRIGHT, CONSTANT, CONTRAST, OUTLIER
+from ttreg_hf.planted.wiring import input_of, write_neuron
 
 # what a neuron reads: LayerNorm hides all of these channels on tokens that are outliers already, so none fires there
 TRIGGERS = {"bright": {BRIGHT: 1.0}, "low_information": {CONSTANT: 1.0, CONTRAST: -1.0}}
@@ -30,11 +31,10 @@ def write_register_neurons(
 ) -> None:
     """Wire neurons of one layer: fire on the patches where the trigger is strongest, write the outlier channel."""
     block = blocks_of(model)[layer]
-    down = down_projection(block)
-    direction = torch.zeros(down.out_features)
+    direction = torch.zeros(model.config.hidden_size)
     for channel, weight in TRIGGERS[trigger].items():
         direction[channel] = weight
-    trigger_BT = _mlp_input(model, block, images) @ direction
+    trigger_BT = input_of(model, find_mlp(block)[0], images) @ direction
     layout = inner_layout(model)
     ranked = trigger_BT[:, layout.patches].flatten().sort(descending=True).values
     firing = max(2, round(fraction * ranked.numel()))
@@ -48,18 +48,6 @@ def write_register_neurons(
         )
     for neuron, strength in strengths.items():
         gain = strength / (median - bound)
-        write_neuron(block, neuron, gain * direction, -gain * bound)
-        down.weight[:, neuron] = 0
-        down.weight[OUTLIER, neuron] = _OUTLIER_NORM * ordinary_norm / sum(strengths.values())
-
-
-def _mlp_input(model: Any, block: Any, images: Tensor) -> Tensor:
-    """What the block's MLP reads, `(B, T, D)`, after its LayerNorm."""
-    seen: list[Tensor] = []
-    mlp, _ = find_mlp(block)
-    handle = mlp.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
-        model(**image_inputs(model, images))
-    finally:
-        handle.remove()
-    return seen[0]
+        writes_D = torch.zeros_like(direction)
+        writes_D[OUTLIER] = _OUTLIER_NORM * ordinary_norm / sum(strengths.values())
+        write_neuron(block, neuron, reads_D=gain * direction, bias=-gain * bound, writes_D=writes_D)

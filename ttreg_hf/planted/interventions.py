@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.families import inner_layout
-from ttreg_hf.planted_truth import KnownModel
+from ttreg_hf.planted.truth import KnownModel
 
 _SAME = 0.97  # cosine of features that count as unchanged
 GONE = 0.1  # of the outliers may stay for them to count as gone; the verdict's gate says the same

@@ -25,8 +25,7 @@ from transformers import PreTrainedModel
 
 from ttreg_hf.families import blocks_of, image_inputs, inner_layout, stock_model_class
 from ttreg_hf.modeling.ttreg_base import down_projection
-from ttreg_hf.planted_triggers import TRIGGERS, write_register_neurons
-from ttreg_hf.planted_wiring import (
+from ttreg_hf.planted.parts import (
     quieten,
     write_content_attention,
     write_contrast,
@@ -34,6 +33,7 @@ from ttreg_hf.planted_wiring import (
     write_pooling_head,
     write_sink,
 )
+from ttreg_hf.planted.triggers import TRIGGERS, write_register_neurons
 from ttreg_hf.register_neuron import RegisterNeuron
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "image_size": 112, "patch_size": 14}

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from ttreg_hf.families import stock_model_class
-from ttreg_hf.planted_distractors import (
+from ttreg_hf.planted.distractors import (
     with_early_neuron,
     with_extreme_content,
     with_fixed_positions,
     with_heavy_tail,
     with_hot_neurons,
 )
-from ttreg_hf.planted_outliers import (
+from ttreg_hf.planted.outliers import (
     with_attention_outliers,
     with_cascade,
     with_dense_outliers,
     with_second_population,
     with_used_trained_registers,
 )
-from ttreg_hf.planted_truth import KnownModel, graded_model, without_plant
+from ttreg_hf.planted.truth import KnownModel, graded_model, without_plant
 
 TRIGGERS = ("bright", "low_information")
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {

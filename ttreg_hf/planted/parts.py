@@ -9,10 +9,17 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from ttreg_hf.families import family_of
+from ttreg_hf.families import family_of, trunk_of
 from ttreg_hf.modeling.ttreg_base import down_projection, find_attention, find_mlp, is_gated
+from ttreg_hf.planted.wiring import (
+    filters_of,
+    output_projection,
+    patch_projection,
+    pooling_attention,
+    read_projection,
+    write_neuron,
+)
 
 BRIGHT, OUTLIER, CONTRAST, CONSTANT = 0, 1, 2, 3  # channels of the hidden states
 _HIGH_PASS = (4, 5, 6)
@@ -25,9 +32,8 @@ _RANDOM_STD = 0.02
 
 def write_embeddings(model: Any) -> None:
     """Channels of the embeddings: mean brightness, high-pass filters, a constant, and two kept empty."""
-    embeddings = model.get_submodule(family_of(model).embeddings)
-    projection = next(module for module in embeddings.modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
-    filters = _filters(projection, model.config.patch_size)
+    embeddings = trunk_of(model).get_submodule(family_of(model).embeddings)
+    projection, filters = patch_projection(model), filters_of(model)
     has_positions = False
     for name, parameter in embeddings.named_parameters():
         if parameter.shape[-1] == len(filters):  # tokens and positions
@@ -52,18 +58,11 @@ def write_embeddings(model: Any) -> None:
         projection.bias[CONSTANT] = 0.0 if has_positions else 1.0
 
 
-def _filters(projection: Any, patch_size: int) -> Tensor:
-    """The weight of the patch embedding as `(D, 3, p, p)`; a Linear reads flattened patches, channels last."""
-    if isinstance(projection, nn.Conv2d):
-        return projection.weight
-    return projection.weight.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 1, 2)
-
-
 def quieten(block: Any) -> None:
     """Random weights stay small beside what is planted, leave its channels alone, and do not read the outliers."""
     attention, (mlp, _) = find_attention(block), find_mlp(block)
-    output = next(getattr(attention, name) for name in ("o_proj", "out_proj") if hasattr(attention, name))
-    up = (_read_projection(mlp), *([mlp.up_proj] if is_gated(mlp) else []))
+    output = output_projection(attention)
+    up = (read_projection(block), *([mlp.up_proj] if is_gated(mlp) else []))
     for linear in (output, *up):
         linear.weight *= min(1.0, _RANDOM_STD / float(linear.weight.std()))
     for linear in (output, down_projection(block)):
@@ -83,22 +82,9 @@ def write_contrast(block: Any) -> None:
             neuron -= 1
             direction = torch.zeros(down.out_features)
             direction[channel] = 0.5 * sign
-            write_neuron(block, neuron, direction, 0.0)
-            down.weight[CONTRAST, neuron] = 1.0
-
-
-def write_neuron(block: Any, neuron: int, direction_D: Tensor, bias: float) -> None:
-    """Make a neuron's activation `act(direction . x + bias)`; a gated MLP's other factor becomes 1."""
-    mlp, _ = find_mlp(block)
-    up = _read_projection(mlp)
-    up.weight[neuron], up.bias[neuron] = direction_D, bias
-    if is_gated(mlp):
-        mlp.up_proj.weight[neuron], mlp.up_proj.bias[neuron] = 0.0, 1.0
-
-
-def _read_projection(mlp: Any) -> Any:
-    """The linear layer that the activation function follows."""
-    return next(getattr(mlp, name) for name in ("gate_proj", "fc1", "up_proj") if hasattr(mlp, name))
+            writes_D = down.weight[:, neuron].clone()
+            writes_D[CONTRAST] = 1.0
+            write_neuron(block, neuron, reads_D=direction, bias=0.0, writes_D=writes_D)
 
 
 def write_sink(block: Any) -> None:
@@ -123,10 +109,9 @@ def write_content_attention(block: Any) -> None:
 
 def write_pooling_head(model: Any) -> None:
     """A head that attends to all tokens leaves the outliers out too, and prefers patches with contrast."""
-    family = family_of(model)
-    if family.pooling_head is None or not hasattr(model, family.pooling_head):
+    attention = pooling_attention(model)
+    if attention is None:
         return
-    attention = model.get_submodule(family.pooling_head).attention
     query, key, value = attention.in_proj_weight.chunk(3)
     bias = attention.in_proj_bias.chunk(3)[0]
     value[:, OUTLIER] = 0

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf import distractor_wiring as wiring
 from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection, find_mlp
-from ttreg_hf.planted import planted_model, synthetic_images
+from ttreg_hf.planted import wiring
+from ttreg_hf.planted.model import planted_model, synthetic_images
 from ttreg_hf.register_neuron import RegisterNeuron
 
 NUM_LAYERS, FIRST_PLANTED, LAST_PLANTED = 10, 2, 8

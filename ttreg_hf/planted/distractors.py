@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ttreg_hf import distractor_wiring as wiring
 from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import find_attention
-from ttreg_hf.planted_truth import (
+from ttreg_hf.planted import wiring
+from ttreg_hf.planted.truth import (
     STRONGEST,
     KnownModel,
     firing,

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ttreg_hf import distractor_wiring as wiring
 from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection, find_attention, find_mlp
-from ttreg_hf.planted_truth import (
+from ttreg_hf.planted import wiring
+from ttreg_hf.planted.truth import (
     STRONGEST,
     KnownModel,
     firing,

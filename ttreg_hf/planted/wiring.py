@@ -24,6 +24,11 @@ def read_projection(block: nn.Module) -> Any:
     return next(getattr(mlp, name) for name in ("gate_proj", "fc1", "up_proj") if hasattr(mlp, name))
 
 
+def output_projection(attention: Any) -> Any:
+    """The linear layer after the heads."""
+    return next(getattr(attention, name) for name in ("o_proj", "out_proj") if hasattr(attention, name))
+
+
 def write_neuron(block: nn.Module, neuron: int, *, reads_D: Tensor, bias: float, writes_D: Tensor) -> None:
     """The neuron's activation becomes `act(reads . x + bias)`, and it adds its activation times `writes`."""
     mlp, _ = find_mlp(block)
@@ -56,7 +61,7 @@ def claim_channel(model: Any, channel: int) -> None:
     filters_of(model)[channel] = 0
     for block in blocks_of(model):
         attention = find_attention(block)
-        for linear in (_output_projection(attention), down_projection(block)):
+        for linear in (output_projection(attention), down_projection(block)):
             linear.weight[channel] = 0
             if linear.bias is not None:
                 linear.bias[channel] = 0
@@ -75,9 +80,14 @@ def read_like(model: Any, channel: int, other: int) -> None:
         pooling.in_proj_weight[:, channel] = pooling.in_proj_weight[:, other]
 
 
+def patch_projection(model: Any) -> Any:
+    """What makes tokens of patches."""
+    return next(module for module in _embeddings(model).modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
+
+
 def filters_of(model: Any) -> Tensor:
     """The weight of the patch embedding as `(D, 3, p, p)`; a Linear reads flattened patches, channels last."""
-    projection = _patch_projection(model)
+    projection = patch_projection(model)
     if isinstance(projection, nn.Conv2d):
         return projection.weight
     size = model.config.patch_size
@@ -92,7 +102,7 @@ def read_brightness(model: Any, channel: int, gain: float, *, offset: float = 0.
     if table is not None:
         table[:, channel] = offset
     else:
-        _patch_projection(model).bias[channel] = offset
+        patch_projection(model).bias[channel] = offset
 
 
 def balance_filters(model: Any, channels: slice) -> None:
@@ -133,7 +143,7 @@ def write_mean(block: nn.Module, channels: Sequence[int], gain: float) -> None:
     _empty_head(attention, start)
     for place, channel in enumerate(channels, start):
         attention.v_proj.weight[place, channel] = 1.0
-        _output_projection(attention).weight[channel, place] = gain
+        output_projection(attention).weight[channel, place] = gain
 
 
 def write_attention_to_like(
@@ -156,7 +166,7 @@ def write_attention_to_like(
         linear.weight[still] = sharpness * reads_D
         linear.bias[still] = -sharpness * zero
     attention.v_proj.weight[0], attention.v_proj.bias[0] = reads_D / size, -ordinary / size
-    _output_projection(attention).weight[:, 0] = writes_D
+    output_projection(attention).weight[:, 0] = writes_D
 
 
 def write_rotary_marks(
@@ -187,7 +197,7 @@ def write_rotary_marks(
     attention.q_proj.bias[still] = 1.0
     attention.k_proj.weight[still, from_channel] = -kept * logit / prefix_value
     attention.v_proj.weight[0, from_channel] = 1.0 / prefix_value
-    _output_projection(attention).weight[to_channel, 0] = length
+    output_projection(attention).weight[to_channel, 0] = length
 
 
 class _Enough(Exception):
@@ -222,14 +232,6 @@ def _embeddings(model: Any) -> nn.Module:
     return trunk_of(model).get_submodule(family_of(model).embeddings)
 
 
-def _patch_projection(model: Any) -> Any:
-    return next(module for module in _embeddings(model).modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
-
-
-def _output_projection(attention: Any) -> Any:
-    return next(getattr(attention, name) for name in ("o_proj", "out_proj") if hasattr(attention, name))
-
-
 def _reading_weights(block: nn.Module) -> list[Tensor]:
     attention, (mlp, _) = find_attention(block), find_mlp(block)
     linears = [attention.q_proj, attention.k_proj, attention.v_proj, read_projection(block)]
@@ -243,4 +245,4 @@ def _empty_head(attention: Any, start: int) -> None:
         linear.weight[head] = 0
         if linear.bias is not None:
             linear.bias[head] = 0
-    _output_projection(attention).weight[:, head] = 0
+    output_projection(attention).weight[:, head] = 0
