@@ -51,6 +51,26 @@ def test_a_neuron_that_fires_everywhere_comes_after_those_that_fire_on_outliers(
     assert all(c.consistency == 1.0 and c.sparsity > 0.8 for c in found[:2])
 
 
+def test_a_neuron_that_fires_everywhere_comes_last_whatever_its_contrast():
+    """Its contrast is a hundred times the others', but in no image does it single the outliers out."""
+    planted = planted_model(neurons_per_layer={2: 2})
+    hot, on_outliers = 0, planted.register_neurons[0].neuron
+    with torch.no_grad():
+        mlp = planted.model.encoder.layer[2].mlp
+        mlp.fc1.weight[hot] = 100 * mlp.fc1.weight[on_outliers]
+        mlp.fc1.bias[hot] = 1e6
+        mlp.fc2.weight[:, hot] = 0
+    batches = [Batch(synthetic_images(8, seed=3), tuple(range(8)))]
+    rule = OutlierRule(4, planted.norm_threshold)
+    *first, last = rank_by_contrast(
+        planted.model, batches, rule, [RegisterNeuron(2, hot, 1e6), *planted.register_neurons]
+    )
+    assert last.register_neuron.neuron == hot
+    assert last.fires_everywhere
+    assert not any(candidate.fires_everywhere for candidate in first)
+    assert last.contrast > 10 * first[0].contrast
+
+
 def test_without_outliers_all_is_zero():
     planted = planted_model()
     batches = [Batch(synthetic_images(2, seed=3), (0, 1))]

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.inspection import Inspection, PatchNorms, inspect
+from ttreg_hf.calibration.inspection import Inspection, inspect
 from ttreg_hf.calibration.norms import NormStatistics
 from ttreg_hf.calibration.outliers import Content, OutlierRule
+from ttreg_hf.calibration.patch_norms import PatchNorms
 
 LAYERS, IMAGES, PATCHES = 6, 40, 64
 

@@ -18,9 +18,10 @@ IMAGES = 4
 class _Formula:
     """Stands for a trial: the outcome of a set of neuron indices."""
 
-    def __init__(self, outcome: Callable[[frozenset[int], str], Outcome]) -> None:
+    def __init__(self, outcome: Callable[[frozenset[int], str], Outcome], num_outliers: int = 10_000) -> None:
         self._outcome, self.images_run, self.sets = outcome, 0, []
         self.before: Any = SimpleNamespace(num_images=IMAGES)
+        self.num_outliers = num_outliers
 
     def outcome(self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron") -> Outcome:
         self.images_run += IMAGES
@@ -142,3 +143,33 @@ def test_the_path_holds_every_step_in_order():
     assert [step.stage for step in found.path] == sorted(
         (step.stage for step in found.path), key=["grow", "prune", "cost", "value"].index
     )
+
+
+def _tokens(by_neuron: dict[int, int], borderline: set[int]) -> Callable[[frozenset[int], str], Outcome]:
+    """Each neuron makes its own tokens outliers; without one of `borderline`, one more is above the threshold."""
+    total = sum(by_neuron.values())
+
+    def outcome(chosen: frozenset[int], shift_value: str) -> Outcome:
+        stay = sum(tokens for place, tokens in by_neuron.items() if place not in chosen)
+        return Outcome((stay + (not chosen & borderline)) / total, 1.0)
+
+    return outcome
+
+
+def test_one_borderline_token_keeps_no_foreign_neuron_and_displaces_no_planted_one():
+    """Of 70 outliers 2 are neuron 4's; neuron 5 makes none, and without it one norm is just above the threshold."""
+    planted = {0: 30, 1: 20, 2: 12, 3: 6, 4: 2}
+    found = _select(_Formula(_tokens(planted, {5}), num_outliers=70), count=8)
+    assert _places(found) == set(planted)
+    assert found.per_neuron.outlier_ratio == pytest.approx(1 / 70)
+
+
+def test_growing_does_not_go_on_for_one_borderline_token():
+    found = _select(_Formula(_tokens({0: 40, 1: 30}, {33}), num_outliers=70))
+    assert _places(found) == {0, 1}
+    assert max(step.num_neurons for step in found.path) == 2
+
+
+def test_borderline_tokens_of_few_outliers_are_no_chance():
+    """One of eight is more than what is tolerated."""
+    assert _places(_select(_Formula(_tokens({0: 5, 1: 2, 2: 1}, {0}), num_outliers=8))) == {0, 1, 2}

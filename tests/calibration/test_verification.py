@@ -14,15 +14,19 @@ from ttreg_hf.calibration.attention import _entropy
 from ttreg_hf.calibration.batches import Batch
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.controls import RANDOM_DRAWS, Controls, random_neurons
+from ttreg_hf.calibration.later_blocks import later_outlier_fractions
 from ttreg_hf.calibration.measuring import Measured, measure
 from ttreg_hf.calibration.norms import NormStatistics
 from ttreg_hf.calibration.outliers import OutlierRule
+from ttreg_hf.calibration.patch_norms import PatchNorms
 from ttreg_hf.calibration.trial import Outcome, Trial
 from ttreg_hf.calibration.verification import Verification, compare, gate_checks, verify
 from ttreg_hf.families import blocks_of, image_inputs
 from ttreg_hf.maps import image_maps
 from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
+from ttreg_hf.planted.kinds import make_known_model
+from ttreg_hf.planted.truth import KnownModel
 from ttreg_hf.register_neuron import RegisterNeuron
 
 GATE = GateConfig(max_outlier_ratio=0.1, max_drift=0.0625, max_drift_of_zeroed=0.5, max_ratio_of_random=0.5)
@@ -33,7 +37,9 @@ def _measured(features: list[list[float]], outliers: list[int], register_norm: f
     norms = [torch.where(mask, 9.0, 1.0) for mask in masks]
     statistics = NormStatistics(1, torch.device("cpu"))
     statistics.add(torch.stack(norms)[None])
-    return Measured(tuple(masks), tuple(norms), statistics, register_norm, torch.tensor(features))
+    patch_norms = PatchNorms()
+    patch_norms.add(torch.ones_like(torch.stack(norms)), torch.stack(norms)[None])
+    return Measured(tuple(masks), tuple(norms), patch_norms, statistics, register_norm, torch.tensor(features))
 
 
 def _verification(
@@ -170,6 +176,49 @@ def test_other_neurons_do_not_pass(trial):
     assert found.verdict == "unresolved"
     assert found.outlier_ratio == 1.0
     assert all(effect.change_per_norm is None for effect in found.neurons)
+
+
+@pytest.fixture(scope="module")
+def later_trial() -> tuple[Trial, KnownModel, int]:
+    """Outliers are looked for before the block in which the second population begins."""
+    known = make_known_model("clip", "two populations", trigger="bright", seed=0)
+    begins = max(neuron.layer for neuron in known.register_neurons)
+    batches = [Batch(synthetic_images(24, seed=7), tuple(range(24)))]
+    return Trial(known.model, batches, OutlierRule(begins - 1, known.norm_threshold)), known, begins
+
+
+def test_a_population_that_begins_after_the_detection_block_is_unresolved(later_trial):
+    trial, known, begins = later_trial
+    found = _verify(trial, [neuron for neuron in known.register_neurons if neuron.layer < begins])
+    assert found.outlier_ratio == 0.0
+    failed = [check for check in found.checks if not check.passed]
+    assert [check.name for check in failed] == ["patches in a second population at a later block / outliers before"]
+    assert failed[0].value > 0.1 == failed[0].bound
+    assert failed[0].value == pytest.approx(max(found.later_outlier_fractions) / found.outlier_fraction_before)
+    assert f"begin after block {begins - 1}" in failed[0].remedy
+    assert f"--detection-layer {begins}" in failed[0].remedy
+    assert found.verdict == "unresolved"
+
+
+def test_with_the_later_population_moved_too_the_gate_is_passed(later_trial):
+    trial, known, _ = later_trial
+    found = _verify(trial, known.register_neurons)
+    assert found.later_outlier_fractions == (0.0,) * (len(found.max_norm_after) - trial.rule.detection_layer - 1)
+    assert found.verdict == "fixed"
+
+
+def test_content_and_fixed_positions_are_no_later_population():
+    """Content is large at the embeddings' output already, position 3 in every image, as the rule says."""
+    norms_LBN = torch.ones(2, 40, 50) + 0.1 * torch.rand(2, 40, 50, generator=torch.Generator().manual_seed(0))
+    embedding_norms_BN = torch.ones(40, 50)
+    norms_LBN[1, :, 3] = embedding_norms_BN[:, 5] = norms_LBN[:, :, 5] = 20.0
+    patch_norms = PatchNorms()
+    patch_norms.add(embedding_norms_BN, norms_LBN)
+    same = dataclasses.replace(_measured([[1.0, 0.0]], [0]), patch_norms=patch_norms)
+    assert later_outlier_fractions(same, same, OutlierRule(0, 5.0, fixed_positions=(3,))) == (0.0,)
+    assert later_outlier_fractions(same, same, OutlierRule(0, 5.0)) == (pytest.approx(1 / 50),)
+    assert later_outlier_fractions(same, same, OutlierRule(0, 25.0)) == (0.0,)  # smaller than an outlier has to be
+    assert later_outlier_fractions(same, same, OutlierRule(1, 5.0)) == ()
 
 
 def test_random_draws_leave_the_chosen_out_and_keep_to_their_layers(trial):

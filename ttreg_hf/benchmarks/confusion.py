@@ -86,7 +86,9 @@ def confusion_table(
     families: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
     kinds: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
     num_images: Annotated[int, typer.Option(help="For each calibration.")] = 256,
-    processes: Annotated[int, typer.Option(help="That share the models.")] = 2,
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", help="Processes that share the models, of one thread each.")
+    ] = 2,
     lines: Annotated[Path | None, typer.Option(help="JSON lines, one a model; a run goes on where they end.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
@@ -102,8 +104,11 @@ def confusion_table(
     done = _read(lines) if lines is not None and lines.exists() else {}
     outcomes = [done[cell] for cell in wanted if cell in done]
     left = [(cell, num_images) for cell in wanted if cell not in done]
-    with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
         for count, outcome in enumerate(pool.imap_unordered(_run, left), len(outcomes) + 1):
+            if isinstance(outcome, str):
+                typer.echo(f"\rleft out: {outcome}", err=True)
+                continue
             outcomes.append(outcome)
             if lines is not None:
                 with lines.open("a", encoding="utf-8") as file:
@@ -191,10 +196,14 @@ def _recovery(known: KnownModel, found: set[tuple[int, int]], outliers_left: flo
     return MINIMAL if outliers_left < GONE else TOO_FEW
 
 
-def _run(work: tuple[Cell, int]) -> Outcome:
+def _run(work: tuple[Cell, int]) -> Outcome | str:
+    """The outcome; or, of a made model that is not what it should be, why it would judge calibration wrongly."""
     cell, num_images = work
     known = make_known_model(cell.family, cell.kind, trigger=cell.trigger, seed=cell.seed)
-    check_truth(known)
+    try:
+        check_truth(known)
+    except ValueError as error:
+        return f"{cell.family}, {cell.kind}, {cell.trigger}, seed {cell.seed}: {error}"
     return judge(known, cell, num_images=num_images)
 
 

@@ -19,6 +19,8 @@ from ttreg_hf.families import inner_layout
 from ttreg_hf.register_neuron import RegisterNeuron
 
 _FIRES = 2.0  # times its mean on the other patches of the image
+_EVERYWHERE = 0.5  # of the patches, on which a neuron is active that singles none out
+_HARDLY_EVER = 0.1  # of the images
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Candidate:
     contrast: float
     consistency: float
     sparsity: float
+
+    @property
+    def fires_everywhere(self) -> bool:
+        """Active on most patches, and hardly ever more so on the outliers: it does not single them out."""
+        return self.sparsity < _EVERYWHERE and self.consistency < _HARDLY_EVER
 
 
 def rank_by_contrast(
@@ -79,7 +86,12 @@ def rank_by_contrast(
         means = images.mean(0) if len(images) else torch.zeros(3, len(found))
         for neuron, (contrast, fires, quiet) in zip(found, means.T.tolist(), strict=True):
             candidates.append(Candidate(neuron, contrast, fires, quiet))
-    return tuple(sorted(candidates, key=lambda c: (-c.contrast, c.register_neuron.layer, c.register_neuron.neuron)))
+    return tuple(
+        sorted(
+            candidates,
+            key=lambda c: (c.fires_everywhere, -c.contrast, c.register_neuron.layer, c.register_neuron.neuron),
+        )
+    )
 
 
 def _per_image(acts_BNk: Tensor, outliers_BN: Tensor) -> Tensor:

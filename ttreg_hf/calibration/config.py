@@ -94,9 +94,12 @@ class GateConfig:
         max_drift: 1 - mean cosine of the pooled feature to the base model's; so much is always allowed.
         max_drift_of_zeroed: or this share of the drift that zeroing the neurons without moving them gives.
         max_ratio_of_random: outliers left, as a share of those that the best random draw leaves.
+        max_later_ratio: patches of a second population at any block after the detection block, over the outlier
+            tokens before patching.
     """
 
     max_outlier_ratio: float = 0.1
     max_drift: float = 0.05
     max_drift_of_zeroed: float = 0.5
     max_ratio_of_random: float = 0.5
+    max_later_ratio: float = 0.1

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.norms import LogHistogram, NormReport, NormStatistics, norm_report, paper_threshold
+from ttreg_hf.calibration.norms import NormReport, NormStatistics, norm_report, paper_threshold
 from ttreg_hf.calibration.outliers import Content, OutlierRule
+from ttreg_hf.calibration.patch_norms import PatchNorms
 from ttreg_hf.calibration.populations import PopulationConfig, Populations, two_populations
-from ttreg_hf.calibration.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -39,58 +39,6 @@ class InspectionConfig:
     begin_share: float = 0.25
     end_share: float = 0.75
     rare: float = 0.01
-
-
-class PatchNorms:
-    """Norms of every patch of some images at the embeddings' output and at every block's; they merge by joining."""
-
-    def __init__(self) -> None:
-        self._norms: list[Tensor] = []
-
-    def add(self, embedding_norms_BN: Tensor, norms_LBN: Tensor) -> None:
-        """Take in a batch."""
-        self._norms.append(torch.cat([embedding_norms_BN[None], norms_LBN]).cpu())
-
-    def merge_processes(self, processes: Processes) -> None:
-        """Take in what all other processes saw."""
-        self._norms = processes.collect(self._norms)
-
-    @property
-    def num_images(self) -> int:
-        return sum(norms.shape[1] for norms in self._norms)
-
-    def medians(self) -> Tensor:
-        """`(L + 1,)`, the embeddings' first."""
-        return torch.cat([norms.flatten(1) for norms in self._norms], dim=1).median(1).values
-
-    def histogram_without_content(self, settings: InspectionConfig) -> LogHistogram:
-        """Norms per block; a patch with a large norm that is content is counted as an ordinary one."""
-        medians = self.medians()
-        histogram = LogHistogram(len(medians) - 1, torch.device("cpu"))
-        for norms in self._norms:
-            for layer, median in enumerate(medians[1:]):
-                content = Content(float(medians[0]), float(median), settings.content_share)
-                is_large = norms[layer + 1] > settings.populations.min_ratio * median
-                is_content = is_large & content.is_content(norms[0], norms[layer + 1])
-                values = torch.where(is_content, median, norms[layer + 1])
-                histogram.add_to(layer, values.flatten())
-        return histogram
-
-    def tokens(self, chosen: Sequence[Tensor]) -> Tensor:
-        """`(L + 1, K)`: norms of the chosen tokens of each batch, `(B, N)` bool."""
-        return torch.cat([norms[:, mask] for norms, mask in zip(self._norms, chosen, strict=True)], dim=1)
-
-    def above(self, layer: int, threshold: float) -> list[Tensor]:
-        """For each batch, which patches are above a threshold at a block, `(B, N)` bool."""
-        return [norms[layer + 1] > threshold for norms in self._norms]
-
-    def outliers(self, rule: OutlierRule) -> list[Tensor]:
-        """For each batch, which patches are outliers, `(B, N)` bool."""
-        found = []
-        for norms in self._norms:
-            mask_BN = norms[rule.detection_layer + 1] > rule.norm_threshold
-            found.append(rule.without_exceptions(mask_BN, norms[0], norms[rule.detection_layer + 1]))
-        return found
 
 
 @dataclass(frozen=True)
@@ -134,8 +82,7 @@ def inspect(
         settings: of the automatic choices.
     """
     settings = settings or InspectionConfig()
-    histogram = patch_norms.histogram_without_content(settings)
-    per_block = [two_populations(counts_G, settings.populations) for counts_G in histogram.counts_LG]
+    per_block = populations_per_block(patch_norms, settings)
     if rule is None:
         layer = _detection_layer(config, per_block, default_layer, settings)
         rule = _rule(layer, per_block[layer], statistics, patch_norms, config, settings)
@@ -157,6 +104,18 @@ def inspect(
         return Inspection(report, rule, None, None)
     first, last = _begin_and_end(patch_norms, kept, layer, settings)
     return Inspection(report, rule, first, last)
+
+
+def populations_per_block(
+    patch_norms: PatchNorms, settings: InspectionConfig, fixed_positions: Sequence[int] = ()
+) -> list[Populations | None]:
+    """The two populations at every block, content and fixed positions apart; `None` where there is one."""
+    histogram = patch_norms.histogram_without_content(
+        content_share=settings.content_share,
+        min_ratio=settings.populations.min_ratio,
+        fixed_positions=fixed_positions,
+    )
+    return [two_populations(counts_G, settings.populations) for counts_G in histogram.counts_LG]
 
 
 def _detection_layer(

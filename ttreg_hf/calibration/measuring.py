@@ -14,6 +14,7 @@ from ttreg_hf.calibration.batch_limit import BatchLimit
 from ttreg_hf.calibration.batches import Batch
 from ttreg_hf.calibration.norms import NormStatistics
 from ttreg_hf.calibration.outliers import OutlierRule
+from ttreg_hf.calibration.patch_norms import PatchNorms
 from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.families import blocks_of, inner_layout
 
@@ -25,6 +26,7 @@ class Measured:
     Args:
         outliers_BN: for each image, which of its patches are outliers, bool on the CPU.
         norms_BN: for each image, norms of its patches at the detection block, on the CPU.
+        patch_norms: of every patch at every block.
         norms: of all patches, per block.
         register_norm: mean norm of the test-time registers at the detection block; 0 without them.
         features_BD: pooled features, float32 on the CPU.
@@ -32,6 +34,7 @@ class Measured:
 
     outliers_BN: tuple[Tensor, ...]
     norms_BN: tuple[Tensor, ...]
+    patch_norms: PatchNorms
     norms: NormStatistics
     register_norm: float
     features_BD: Tensor
@@ -62,6 +65,7 @@ def measure(
     limit = limit or BatchLimit()
     layout = inner_layout(model)
     statistics = NormStatistics(len(blocks_of(model)), model.device)
+    patch_norms = PatchNorms()
     outliers: list[Tensor] = []
     norms: list[Tensor] = []
     registers: list[Tensor] = []
@@ -71,6 +75,7 @@ def measure(
             assert recording.feature_BD is not None  # all blocks ran
             norms_LBN = recording.norms_LBT[:, :, layout.patches]
             statistics.add(norms_LBN)
+            patch_norms.add(recording.embedding_norms_BT[:, layout.patches], norms_LBN)
             outliers += rule.outliers(recording, layout, rule.detection_layer)[:, layout.patches].cpu()
             norms += norms_LBN[rule.detection_layer].cpu()
             registers.append(recording.norms_LBT[rule.detection_layer, :, layout.registers])
@@ -79,6 +84,7 @@ def measure(
     return Measured(
         outliers_BN=tuple(outliers),
         norms_BN=tuple(norms),
+        patch_norms=patch_norms,
         norms=statistics,
         register_norm=float(register_norms.mean()) if register_norms.numel() else 0.0,
         features_BD=torch.cat(features),

@@ -19,18 +19,26 @@ class SelectionConfig:
 
     Args:
         gone: share of the outliers that may stay for them to count as gone.
+        borderline: so many tokens decide nothing, because a norm next to the threshold is chance: growing may leave
+            them, and pruning may bring as many back, up to `tolerated`.
         worth: outlier ratio that a neuron must be good for, in units of the feature similarity that it costs. Such a
             neuron is dropped although outliers come back, up to `tolerated`.
         min_cost: feature similarity below which a neuron's cost is not looked at.
-        tolerated: outlier ratio up to which neurons are dropped for their cost.
+        tolerated: outlier ratio up to which neurons are dropped for their cost or for borderline tokens.
         most_neurons: of the ranking that are tried.
     """
 
     gone: float = 0.01
+    borderline: float = 1.5
     worth: float = 1.0
     min_cost: float = 0.005
     tolerated: float = 0.05
     most_neurons: int = 1024
+
+    def enough(self, num_outliers: int, *, after_growing: float = 0.0) -> float:
+        """Outlier ratio that a set may leave, where growing left some."""
+        chance = min(after_growing + self.borderline / max(num_outliers, 1), self.tolerated)
+        return max(self.gone, after_growing, chance)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def select(
     config = config or SelectionConfig()
     attempts = _Attempts(trial, budget)
     grown = _grow(tuple(ranked[: config.most_neurons]), attempts, config)
-    bound = max(config.gone, attempts.outcome(grown).outlier_ratio)
+    bound = config.enough(trial.num_outliers, after_growing=attempts.outcome(grown).outlier_ratio)
     needed = _prune(grown, attempts, bound)
     chosen = _drop_costly(needed, attempts, config)
     per_neuron = attempts.outcome(chosen)
@@ -134,10 +142,11 @@ def _grow(
 ) -> tuple[RegisterNeuron, ...]:
     """The shortest prefix that is enough, by doubling and bisection; else the one that leaves fewest outliers."""
     tried: dict[int, Outcome] = {}
+    bound = config.enough(attempts.trial.num_outliers)
 
     def is_enough(count: int) -> bool:
         tried[count] = attempts.outcome(ranked[:count])
-        enough = tried[count].outlier_ratio <= config.gone
+        enough = tried[count].outlier_ratio <= bound
         attempts.note("grow", ranked[:count], tried[count], kept=enough)
         return enough
 

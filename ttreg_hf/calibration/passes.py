@@ -11,8 +11,8 @@ from ttreg_hf.calibration.batch_limit import BatchLimit
 from ttreg_hf.calibration.batches import Batch, ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.convergence import Convergence, convergence, is_stable, milestones
-from ttreg_hf.calibration.inspection import PatchNorms
 from ttreg_hf.calibration.norms import NormStatistics
+from ttreg_hf.calibration.patch_norms import PatchNorms
 from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.calibration.resuming import RunState, StateStore

@@ -52,9 +52,14 @@ class Trial:
         self.images_run = self.before.num_images
 
     @property
+    def num_outliers(self) -> int:
+        """Of the base model, on these images."""
+        return int(self.before.outliers_B.sum())
+
+    @property
     def has_outliers(self) -> bool:
         """Whether the base model has any on these images."""
-        return bool(self.before.outliers_B.sum() > 0)
+        return self.num_outliers > 0
 
     def patched(
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
@@ -84,7 +89,7 @@ class Trial:
 
     def compared(self, after: Measured) -> Outcome:
         """Outliers and features of a patched model, seen from the base model."""
-        before = float(self.before.outliers_B.sum())
+        before = self.num_outliers
         return Outcome(
             outlier_ratio=float(after.outliers_B.sum()) / before if before else 1.0,
             feature_similarity=float(after.similarity_to(self.before).mean()),

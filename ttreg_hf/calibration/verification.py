@@ -11,6 +11,7 @@ from ttreg_hf.calibration.attention import MapChanges, map_changes
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.controls import Controls, NeuronEffect, neuron_effects, run_controls
 from ttreg_hf.calibration.intervals import interval_of_mean, interval_of_ratio
+from ttreg_hf.calibration.later_blocks import later_outlier_fractions
 from ttreg_hf.calibration.measuring import Measured
 from ttreg_hf.calibration.trial import Trial
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -66,6 +67,8 @@ class Verification:
         controls: the same number of neurons used otherwise; `None` if not measured.
         neurons: each neuron alone; empty if not measured.
         checks: conditions of the verdict; empty if not judged.
+        later_outlier_fractions: share of the patched model's patches in a second population of norms, at each block
+            after the detection block; empty if that is the last, or if not measured.
     """
 
     num_images: int
@@ -85,6 +88,7 @@ class Verification:
     controls: Controls | None = None
     neurons: tuple[NeuronEffect, ...] = ()
     checks: tuple[GateCheck, ...] = ()
+    later_outlier_fractions: tuple[float, ...] = ()
 
     @property
     def outlier_ratio(self) -> float:
@@ -117,12 +121,14 @@ def verify(
         seed: of the random draws.
     """
     patched = trial.patched(neurons, shift_value=shift_value)
-    found = compare(trial.before, trial.measure(patched), in_sample=in_sample)
+    after = trial.measure(patched)
+    found = compare(trial.before, after, in_sample=in_sample)
     found = dataclasses.replace(
         found,
         maps=map_changes(trial.model, patched, trial.batches, detection_layer=trial.rule.detection_layer),
         controls=run_controls(trial, neurons, shift_value=shift_value, seed=seed),
         neurons=neuron_effects(trial, neurons, shift_value=shift_value),
+        later_outlier_fractions=later_outlier_fractions(trial.before, after, trial.rule),
     )
     return dataclasses.replace(found, checks=gate_checks(found, gate))
 
@@ -170,6 +176,25 @@ def gate_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
             found.outlier_ratio / best_random if best_random > 0 else 1.0,
             gate.max_ratio_of_random,
             "Random neurons take the outliers away too, so these are not special: check `--norm-threshold`.",
+        ),
+        *_later_checks(found, gate),
+    )
+
+
+def _later_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
+    """None where no block follows the detection block."""
+    if not found.later_outlier_fractions:
+        return ()
+    worst = max(found.later_outlier_fractions)
+    first = len(found.max_norm_after) - len(found.later_outlier_fractions)
+    layer = first + found.later_outlier_fractions.index(worst)
+    return (
+        GateCheck(
+            "patches in a second population at a later block / outliers before",
+            worst / found.outlier_fraction_before if found.outlier_fraction_before else float(worst > 0),
+            gate.max_later_ratio,
+            f"Outliers stay or begin after block {first - 1}, by which they were told, most at block {layer}: try "
+            f"`--detection-layer {layer}`.",
         ),
     )
 
