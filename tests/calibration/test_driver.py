@@ -199,6 +199,9 @@ def test_automatic_settings_fix_a_planted_model(family):
     assert result.config.top_k == len(result.register_neurons) == 2
     assert not result.verification.in_sample
     assert result.reasons == ()
+    rule = result.outlier_rule  # with its exceptions, so that `verify` counts the same tokens
+    assert (rule.norm_threshold, rule.detection_layer) == (result.norms.norm_threshold, result.norms.detection_layer)
+    assert rule.content is not None
     detection = {"dinov2": 4, "clip_vision_model": 5}[name]
     assert (result.config.detection_layer, result.norms.detection_layer) == (detection, detection)
     assert result.norms.median[detection] * 1.5 < result.config.norm_threshold < result.norms.max[detection] / 1.5

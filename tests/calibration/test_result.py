@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from ttreg_hf.calibration.controls import Controls, NeuronEffect
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.minimal_set import Selection, SelectionStep
 from ttreg_hf.calibration.norms import NormStatistics, norm_report
+from ttreg_hf.calibration.outliers import Content, OutlierRule
+from ttreg_hf.calibration.rechecking import _rule
 from ttreg_hf.calibration.result import (
     JSON_FILE,
     TENSOR_FILE,
@@ -161,3 +164,26 @@ def test_another_format_is_refused(tmp_path, written):
     (tmp_path / JSON_FILE).write_text(json.dumps(fields | {"format": written}), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"has format {written}, this version reads 2\. Calibrate again"):
         CalibrationResult.load(tmp_path)
+
+
+RULE = OutlierRule(1, 1.5, fixed_positions=(0, 63), content=Content(0.1 + 0.2, 7.0, 0.5))
+
+
+def test_exceptions_of_the_outlier_rule_are_kept_and_used_to_verify(tmp_path):
+    """Not found again, from other images: inspecting would fail here."""
+    dataclasses.replace(_result(), outlier_rule=RULE).save(tmp_path)
+    loaded = CalibrationResult.load(tmp_path)
+    assert loaded.outlier_rule == RULE
+    assert _rule(SimpleNamespace(config=CalibrationConfig()), loaded) == RULE  # type: ignore[arg-type]
+
+
+def test_files_without_the_outlier_rule_are_read(tmp_path):
+    _result().save(tmp_path)
+    fields = json.loads((tmp_path / JSON_FILE).read_text())
+    del fields["outlier_rule"], fields["verification"]["later_outlier_fractions"]
+    (tmp_path / JSON_FILE).write_text(json.dumps(fields))
+    loaded = CalibrationResult.load(tmp_path)
+    assert loaded.outlier_rule is None
+    assert loaded.verification == _verification()
+    rule = _rule(SimpleNamespace(config=CalibrationConfig()), loaded)  # type: ignore[arg-type]
+    assert rule == OutlierRule(1, 1.5)

@@ -167,6 +167,7 @@ def calibrate(
             name,
             revision,
         ),
+        outlier_rule=inspection.rule,
     )
     if scored is not None and scored.images_with_outliers > 0:
         result = _with_neurons(result, stages, scored, gate)

@@ -109,10 +109,12 @@ def recheck(
 
 
 def _rule(stages: Stages, calibration: CalibrationResult | None) -> OutlierRule:
-    """The calibration's where nothing else is given; its exceptions are not in its files, so they are found again."""
+    """The calibration's where nothing else is given; files of earlier versions lack its exceptions: found again."""
     config = stages.config
     if calibration is None or config.norm_threshold is not None or config.detection_layer is not None:
         return stages.inspect().rule
+    if calibration.outlier_rule is not None:
+        return calibration.outlier_rule
     norms = calibration.norms
     rule = OutlierRule(norms.detection_layer, norms.norm_threshold, calibration.config.detect_on_prefix)
     if norms.fixed_position_share == 0 and norms.content_share == 0:

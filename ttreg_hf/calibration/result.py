@@ -17,6 +17,7 @@ from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.jsonable import from_json
 from ttreg_hf.calibration.minimal_set import Selection
 from ttreg_hf.calibration.norms import NormReport
+from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -78,6 +79,7 @@ class CalibrationResult:
         config: the settings with every automatic choice filled in.
         chosen: names of the settings that were chosen automatically.
         provenance: where this comes from.
+        outlier_rule: which tokens counted as outliers, exceptions included; `None` in files of earlier versions.
     """
 
     register_neurons: tuple[RegisterNeuron, ...]
@@ -93,6 +95,7 @@ class CalibrationResult:
     config: CalibrationConfig
     chosen: tuple[str, ...]
     provenance: Provenance
+    outlier_rule: OutlierRule | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the scores, as JSON takes it."""
@@ -110,6 +113,7 @@ class CalibrationResult:
             "candidates": [dataclasses.asdict(candidate) for candidate in self.candidates],
             "convergence": dataclasses.asdict(self.convergence) if self.convergence else None,
             "provenance": dataclasses.asdict(self.provenance),
+            "outlier_rule": dataclasses.asdict(self.outlier_rule) if self.outlier_rule else None,
         }
 
     def save(self, directory: str | Path) -> None:
@@ -154,5 +158,5 @@ class CalibrationResult:
         del hints["scores"]
         return cls(
             scores=load_file(directory / TENSOR_FILE)["scores"],
-            **{name: from_json(kind, fields[name]) for name, kind in hints.items()},
+            **{name: from_json(kind, fields[name]) for name, kind in hints.items() if name in fields},
         )
