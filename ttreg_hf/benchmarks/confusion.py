@@ -7,9 +7,11 @@ import collections
 import dataclasses
 import json
 import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,8 +88,8 @@ def confusion_table(
     families: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
     kinds: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
     num_images: Annotated[int, typer.Option(help="For each calibration.")] = 256,
-    workers: Annotated[
-        int, typer.Option("--workers", "-j", help="Processes that share the models, of one thread each.")
+    processes: Annotated[
+        int, typer.Option("--processes", "-j", min=1, help="That share the models, of one thread each.")
     ] = 2,
     lines: Annotated[Path | None, typer.Option(help="JSON lines, one a model; a run goes on where they end.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
@@ -103,17 +105,13 @@ def confusion_table(
     ]
     done = _read(lines) if lines is not None and lines.exists() else {}
     outcomes = [done[cell] for cell in wanted if cell in done]
-    left = [(cell, num_images) for cell in wanted if cell not in done]
-    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
-        for count, outcome in enumerate(pool.imap_unordered(_run, left), len(outcomes) + 1):
-            if isinstance(outcome, str):
-                typer.echo(f"\rleft out: {outcome}", err=True)
-                continue
-            outcomes.append(outcome)
-            if lines is not None:
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(outcome)) + "\n")
-            typer.echo(f"\r{count} of {len(wanted)}", err=True, nl=count == len(wanted))
+    left = [cell for cell in wanted if cell not in done]
+    for outcome in _outcomes(left, num_images, processes):
+        outcomes.append(outcome)
+        if lines is not None:
+            with lines.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+        typer.echo(f"\r{len(outcomes)} of {len(wanted)}", err=True, nl=len(outcomes) == len(wanted))
     typer.echo(json.dumps(summary(outcomes), indent=2) if as_json else table(outcomes))
 
 
@@ -196,20 +194,43 @@ def _recovery(known: KnownModel, found: set[tuple[int, int]], outliers_left: flo
     return MINIMAL if outliers_left < GONE else TOO_FEW
 
 
-def _run(work: tuple[Cell, int]) -> Outcome | str:
+def _outcomes(cells: Sequence[Cell], num_images: int, processes: int) -> Iterator[Outcome]:
+    """As they come; says which made models are left out, and which calibrations failed."""
+    if not cells:
+        return
+    with ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        running = {pool.submit(_run, cell, num_images): cell for cell in cells}
+        for future in as_completed(running):
+            cell, error = running[future], future.exception()
+            name = f"{cell.family}, {cell.kind}, {cell.trigger}, seed {cell.seed}"
+            if error is not None:
+                typer.echo(f"\rfailed: {name}: {type(error).__name__}: {error}", err=True)
+            elif isinstance(outcome := future.result(), str):
+                typer.echo(f"\rleft out: {name}: {outcome}", err=True)
+            else:
+                yield outcome
+
+
+def _run(cell: Cell, num_images: int) -> Outcome | str:
     """The outcome; or, of a made model that is not what it should be, why it would judge calibration wrongly."""
-    cell, num_images = work
     known = make_known_model(cell.family, cell.kind, trigger=cell.trigger, seed=cell.seed)
     try:
         check_truth(known)
     except ValueError as error:
-        return f"{cell.family}, {cell.kind}, {cell.trigger}, seed {cell.seed}: {error}"
+        return str(error)
     return judge(known, cell, num_images=num_images)
 
 
 def _read(lines: Path) -> dict[Cell, Outcome]:
+    """Whole lines; what a kill left of the last one is cut off, so that the next line begins on its own."""
+    text = lines.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        os.truncate(lines, len(whole))
     outcomes = {}
-    for line in lines.read_text(encoding="utf-8").splitlines():
+    for line in whole.decode("utf-8").splitlines():
         fields: dict[str, Any] = {name: _frozen(value) for name, value in json.loads(line).items()}
         outcome = Outcome(**fields)
         outcomes[Cell(outcome.family, outcome.kind, outcome.trigger, outcome.seed)] = outcome
