@@ -22,8 +22,10 @@ from transformers import (
 
 from ttreg_hf import add_test_time_registers, modeling
 from ttreg_hf.calibration.recording import Recorder
+from ttreg_hf.checkpoint import save_checkpoint
 from ttreg_hf.loading import load_model
 from ttreg_hf.maps import image_maps
+from ttreg_hf.verifying import read_expected_outputs
 
 NEURONS = [[1, 5], [0, 3], [2, 7]]
 IMAGE_TOKEN = 39
@@ -246,3 +248,12 @@ def test_a_tower_that_cannot_be_patched_is_named():
 def test_registers_do_not_go_into_the_projector():
     with pytest.raises(ValueError, match="`output_registers` is False for this model"):
         add_test_time_registers(_llava(), NEURONS, output_registers=True)
+
+
+def test_a_checkpoint_with_recorded_outputs_is_made_of_models_without_a_prompt(tmp_path):
+    torch.manual_seed(0)
+    folder = save_checkpoint(add_test_time_registers(_dpt().eval(), NEURONS), tmp_path / "dpt")
+    assert set(read_expected_outputs(folder)["outputs"]) == {"predicted_depth"}
+    with pytest.raises(ValueError, match="need no prompt, got LlavaTTRegForConditionalGeneration"):
+        save_checkpoint(add_test_time_registers(_llava().eval(), NEURONS), tmp_path / "llava")
+    assert not (tmp_path / "llava").exists()
