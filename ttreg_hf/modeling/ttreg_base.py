@@ -4,6 +4,7 @@ Reads with `test_time_registers.py`, which holds the method itself.
 """
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,12 @@ from typing import Any, ClassVar
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.utils.versions import require_version
 
 from .test_time_registers import SHIFT_FILLS, SHIFT_VALUES, NeuronShift, Registers, ShiftedGatedMLP, TokenLayout
+
+# here, because every configuration file reads this one, and the config is made before any weight is read
+require_version("transformers>=5.18", "Test-time registers need it: `pip install -U transformers`.")
 
 _ACTIVATIONS = ("activation_fn", "act_fn", "intermediate_act_fn")
 
@@ -350,8 +354,9 @@ class TTRegModelMixin(PreTrainedModel):
     def inherit_checkpoint_conversion(cls) -> None:
         """Convert keys as the stock class does, so that old checkpoints load in full and are saved as they were."""
         stock = cls.stock_class()
+        conversions = importlib.import_module("transformers.conversion_mapping")  # 4.x has none: not before the check
         known = (cls.__name__, stock.__name__, stock.config_class.model_type)
-        own, *inherited = map(get_checkpoint_conversion_mapping, known)
+        own, *inherited = map(conversions.get_checkpoint_conversion_mapping, known)
         mapping = next(filter(None, inherited), None)
         if own is None and mapping is not None:
-            register_checkpoint_conversion_mapping(cls.__name__, mapping)
+            conversions.register_checkpoint_conversion_mapping(cls.__name__, mapping)
