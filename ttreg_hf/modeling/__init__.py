@@ -14,17 +14,26 @@ from transformers import (
     AutoModelForZeroShotImageClassification,
     CLIPVisionModelWithProjection,
     DeiTForImageClassificationWithTeacher,
+    MetaClip2VisionModelWithProjection,
     PretrainedConfig,
 )
 
+from .configuration_aimv2_ttreg import Aimv2TTRegConfig, Aimv2VisionTTRegConfig
+from .configuration_altclip_ttreg import AltCLIPVisionTTRegConfig
 from .configuration_clip_ttreg import CLIPTTRegConfig, CLIPVisionTTRegConfig
 from .configuration_deit_ttreg import DeiTTTRegConfig
 from .configuration_dinov2_ttreg import Dinov2TTRegConfig
 from .configuration_dinov2_with_registers_ttreg import Dinov2WithRegistersTTRegConfig
 from .configuration_dinov3_vit_ttreg import DINOv3ViTTTRegConfig
+from .configuration_ijepa_ttreg import IJepaTTRegConfig
+from .configuration_internvl_vision_ttreg import InternVLVisionTTRegConfig
+from .configuration_metaclip_2_ttreg import MetaClip2TTRegConfig, MetaClip2VisionTTRegConfig
 from .configuration_siglip2_ttreg import Siglip2TTRegConfig, Siglip2VisionTTRegConfig
 from .configuration_siglip_ttreg import SiglipTTRegConfig, SiglipVisionTTRegConfig
+from .configuration_vit_msn_ttreg import ViTMSNTTRegConfig
 from .configuration_vit_ttreg import ViTTTRegConfig
+from .modeling_aimv2_ttreg import Aimv2TTRegModel, Aimv2VisionTTRegModel
+from .modeling_altclip_ttreg import AltCLIPVisionTTRegModel
 from .modeling_clip_ttreg import (
     CLIPTTRegForImageClassification,
     CLIPTTRegModel,
@@ -43,13 +52,31 @@ from .modeling_dinov2_with_registers_ttreg import (
     Dinov2WithRegistersTTRegModel,
 )
 from .modeling_dinov3_vit_ttreg import DINOv3ViTTTRegBackbone, DINOv3ViTTTRegModel
+from .modeling_ijepa_ttreg import IJepaTTRegForImageClassification, IJepaTTRegModel
+from .modeling_internvl_vision_ttreg import InternVLVisionTTRegModel
+from .modeling_metaclip_2_ttreg import (
+    MetaClip2TTRegForImageClassification,
+    MetaClip2TTRegModel,
+    MetaClip2VisionTTRegModel,
+    MetaClip2VisionTTRegModelWithProjection,
+)
 from .modeling_siglip2_ttreg import Siglip2TTRegForImageClassification, Siglip2TTRegModel, Siglip2VisionTTRegModel
 from .modeling_siglip_ttreg import SiglipTTRegForImageClassification, SiglipTTRegModel, SiglipVisionTTRegModel
+from .modeling_vit_msn_ttreg import ViTMSNTTRegForImageClassification, ViTMSNTTRegModel
 from .modeling_vit_ttreg import ViTTTRegForImageClassification, ViTTTRegModel
 from .ttreg_base import TTRegModelMixin
 
 # of each config the patched classes, by the Auto class that loads them, or by the stock class where no Auto class does
 TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = {
+    Aimv2VisionTTRegConfig: {
+        AutoModel: Aimv2VisionTTRegModel,
+    },
+    Aimv2TTRegConfig: {
+        AutoModel: Aimv2TTRegModel,
+    },
+    AltCLIPVisionTTRegConfig: {
+        AutoModel: AltCLIPVisionTTRegModel,
+    },
     CLIPVisionTTRegConfig: {
         AutoModel: CLIPVisionTTRegModel,
         CLIPVisionModelWithProjection: CLIPVisionTTRegModelWithProjection,
@@ -78,6 +105,22 @@ TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = 
         AutoModel: DINOv3ViTTTRegModel,
         AutoBackbone: DINOv3ViTTTRegBackbone,
     },
+    IJepaTTRegConfig: {
+        AutoModel: IJepaTTRegModel,
+        AutoModelForImageClassification: IJepaTTRegForImageClassification,
+    },
+    InternVLVisionTTRegConfig: {
+        AutoModel: InternVLVisionTTRegModel,
+    },
+    MetaClip2VisionTTRegConfig: {
+        AutoModel: MetaClip2VisionTTRegModel,
+        MetaClip2VisionModelWithProjection: MetaClip2VisionTTRegModelWithProjection,
+    },
+    MetaClip2TTRegConfig: {
+        AutoModel: MetaClip2TTRegModel,
+        AutoModelForImageClassification: MetaClip2TTRegForImageClassification,
+        AutoModelForZeroShotImageClassification: MetaClip2TTRegModel,
+    },
     Siglip2VisionTTRegConfig: {
         AutoModel: Siglip2VisionTTRegModel,
     },
@@ -97,6 +140,10 @@ TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = 
     ViTTTRegConfig: {
         AutoModel: ViTTTRegModel,
         AutoModelForImageClassification: ViTTTRegForImageClassification,
+    },
+    ViTMSNTTRegConfig: {
+        AutoModel: ViTMSNTTRegModel,
+        AutoModelForImageClassification: ViTMSNTTRegForImageClassification,
     },
 }
 
