@@ -1,7 +1,7 @@
 """AIMv2 with test-time registers in its vision tower.
 
-No CLS token: all tokens are patches. Every MLP is gated, every norm an RMSNorm. The pooling head, where the config has one,
-gets the patches only.
+No CLS token: all tokens are patches. Every MLP is gated, every norm an RMSNorm. The pooling head, where the
+config has one, gets the patches only.
 """
 
 from transformers import Aimv2Model, Aimv2VisionModel

@@ -1,7 +1,7 @@
 """InternVL's vision tower (InternViT) with test-time registers.
 
-Norms are LayerNorm or RMSNorm by the config; a layer scale multiplies what the MLP adds. The model has no pooled output,
-and its blocks take no mask. Choosing features and shuffling pixels is the outer model's work.
+Norms are LayerNorm or RMSNorm by the config; a layer scale multiplies what the MLP adds. The model has
+no pooled output, and its blocks take no mask. Choosing features and shuffling pixels is the outer model's work.
 """
 
 from transformers import InternVLVisionModel
