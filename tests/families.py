@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    Aimv2Model,
+    Aimv2VisionModel,
+    AltCLIPVisionModel,
     CLIPForImageClassification,
     CLIPModel,
     CLIPVisionModel,
@@ -23,6 +26,13 @@ from transformers import (
     Dinov2WithRegistersModel,
     DINOv3ViTBackbone,
     DINOv3ViTModel,
+    IJepaForImageClassification,
+    IJepaModel,
+    InternVLVisionModel,
+    MetaClip2ForImageClassification,
+    MetaClip2Model,
+    MetaClip2VisionModel,
+    MetaClip2VisionModelWithProjection,
     PreTrainedModel,
     Siglip2ForImageClassification,
     Siglip2Model,
@@ -32,6 +42,8 @@ from transformers import (
     SiglipVisionModel,
     ViTForImageClassification,
     ViTModel,
+    ViTMSNForImageClassification,
+    ViTMSNModel,
 )
 
 SIZE, PATCH_SIZE, NUM_PATCHES = 16, 4, 16
@@ -216,6 +228,59 @@ FAMILIES = [
         neurons=40,
         file="clip",
         **CLIP_PARTS,
+    ),
+    FamilyUnderTest(
+        "metaclip_2",
+        (MetaClip2VisionModel, MetaClip2VisionModelWithProjection, MetaClip2Model, MetaClip2ForImageClassification),
+        {"intermediate_size": 40},
+        reads_embeddings="pre_layrnorm",
+        neurons=40,
+        file="metaclip_2",
+        **CLIP_PARTS,
+    ),
+    FamilyUnderTest(
+        "altclip",
+        (AltCLIPVisionModel,),
+        {"intermediate_size": 40},
+        reads_embeddings="pre_layrnorm",
+        neurons=40,
+        file="altclip",
+        **CLIP_PARTS,
+    ),
+    FamilyUnderTest(
+        "aimv2",
+        (Aimv2VisionModel, Aimv2Model),
+        {"intermediate_size": 40},
+        neurons=40,
+        file="aimv2",
+        **SIGLIP_PARTS,
+    ),
+    FamilyUnderTest(
+        "ijepa",
+        (IJepaModel, IJepaForImageClassification),
+        {"intermediate_size": 40},
+        trunk="ijepa",
+        num_prefix_tokens=0,
+        neurons=40,
+        file="ijepa",
+        **VIT_PARTS,
+    ),
+    FamilyUnderTest(
+        "vit_msn",
+        (ViTMSNModel, ViTMSNForImageClassification),
+        {"intermediate_size": 40},
+        trunk="vit",
+        neurons=40,
+        file="vit_msn",
+        **VIT_PARTS,
+    ),
+    FamilyUnderTest(
+        "internvl_vision",
+        (InternVLVisionModel,),
+        {"intermediate_size": 40, "use_qk_norm": True},
+        trunk="none",
+        neurons=40,
+        file="internvl_vision",
     ),
 ]
 CASES = [Case(family, head) for family in FAMILIES for head in family.heads]

@@ -161,7 +161,7 @@ def test_lora_on_the_mlp_trains_is_saved_and_merges(case, tmp_path):
     peft = pytest.importorskip("peft")
     layers = [name for name in ("fc1", "fc2", "gate_proj", "up_proj", "down_proj") if name in str(case.stock_model())]
     prefix = case.family.blocks.replace(".", r"\.")
-    config = peft.LoraConfig(r=2, target_modules=rf".*{prefix}\.\d+\.mlp\.({'|'.join(layers)})")
+    config = peft.LoraConfig(r=2, target_modules=rf".*{prefix}\.\d+\.(mlp|ffn)\.({'|'.join(layers)})")
     model = peft.get_peft_model(_patched(case), config)
     given = inputs(_patched(case), images())
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
@@ -181,6 +181,8 @@ def test_lora_on_the_mlp_trains_is_saved_and_merges(case, tmp_path):
     assert not torch.allclose(trained, _patched(case)(**given).last_hidden_state, atol=1e-3)
 
 
+# InternVL lets Accelerate split its embeddings, whose tokens are no modules
+@pytest.mark.filterwarnings("ignore:The following device_map keys do not match:UserWarning")
 @pytest.mark.parametrize("case", BARE_CASES, ids=lambda case: case.family.name)
 def test_weights_may_lie_on_disk(case, tmp_path):
     """`device_map="auto"` with too little memory: Accelerate fetches each module's weights when it runs."""

@@ -92,7 +92,7 @@ def test_another_head_of_a_supported_family_is_told_so():
 
 def test_a_model_that_nobody_has_looked_at_is_pointed_to_the_guide():
     with pytest.raises(ValueError, match=r"nobody has written down where its parts are; CONTRIBUTING\.md"):
-        add_test_time_registers(_model("ViTMSNModel", TINY), [[0, 1]])
+        add_test_time_registers(_model("YolosModel", TINY), [[0, 1]])
 
 
 def test_the_table_in_the_readme_is_current_and_what_is_refused_is_named_below_it():

@@ -16,6 +16,7 @@ from ttreg_hf.modeling.ttreg_base import Family, TTRegModelMixin, num_prefix_tok
 REFUSED = {
     "beit": "its relative position bias is a table of fixed size for the tokens it was trained with",
     "data2vec-vision": "its relative position bias is a table of fixed size for the tokens it was trained with",
+    "altclip": "the names of its text tower's weights hang on its model type, so patch its `AltCLIPVisionModel`",
     "mlcd": "its rotary position embedding counts all tokens, so one more would turn every patch",
     "mlcd_vision_model": "its rotary position embedding counts all tokens, so one more would turn every patch",
     "swin": "it attends within windows, so that no token is global",

@@ -93,8 +93,13 @@ def assert_equal_outputs(found: Any, expected: Any, *, exact: bool = True) -> No
             )
 
 
+def mlp_of(block: nn.Module) -> nn.Module:
+    return block.mlp if hasattr(block, "mlp") else block.ffn
+
+
 def down_projection(block: nn.Module) -> nn.Linear:
-    return block.mlp.down_proj if hasattr(block.mlp, "down_proj") else block.mlp.fc2
+    mlp = mlp_of(block)
+    return mlp.down_proj if hasattr(mlp, "down_proj") else mlp.fc2
 
 
 @contextmanager
@@ -182,8 +187,10 @@ def method_by_hand(
         if hasattr(trunk, "pre_layrnorm"):
             tokens = trunk.pre_layrnorm(tokens)
         states = [tokens]
+        names = inspect.signature(type(blocks[0]).forward).parameters
+        unmasked = {"attention_mask": None} if "attention_mask" in names else {}
         for block in blocks:
-            states.append(block(states[-1], None, **extra))
+            states.append(block(states[-1], **unmasked, **extra))
     clean = [torch.cat([state[:, :prefix], state[:, prefix + num_registers :]], dim=1) for state in states]
     with ExitStack() as hooks:
         first = blocks[0].register_forward_pre_hook(lambda module, args: (clean[0], *args[1:]))
@@ -233,10 +240,10 @@ def law_down_projections_read_shifted_activations(modeling: ModuleType, case: Ca
     model = patched_model(modeling, case, case.stock_model())
     prefix = case.family.num_prefix_tokens
     for layer, block in enumerate(case.blocks_of(model)):
-        with reading(block.mlp) as mlp_inputs, reading(down_projection(block)) as acts:
+        with reading(mlp_of(block)) as mlp_inputs, reading(down_projection(block)) as acts:
             run(model, images())
         with torch.no_grad():
-            expected = activations(block.mlp, mlp_inputs[0])
+            expected = activations(mlp_of(block), mlp_inputs[0])
         neurons = [neuron for listed, neuron in NEURONS if listed == layer]
         assert torch.equal(acts[0], expected_shift(expected, neurons, prefix, 1, SHIFT_DEFAULTS))
 

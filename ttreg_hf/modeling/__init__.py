@@ -16,9 +16,12 @@ from transformers import (
     AutoModelForZeroShotImageClassification,
     CLIPVisionModelWithProjection,
     DeiTForImageClassificationWithTeacher,
+    MetaClip2VisionModelWithProjection,
     PretrainedConfig,
 )
 
+from .configuration_aimv2_ttreg import Aimv2TTRegConfig, Aimv2VisionTTRegConfig
+from .configuration_altclip_ttreg import AltCLIPVisionTTRegConfig
 from .configuration_clip_ttreg import CLIPTTRegConfig, CLIPVisionTTRegConfig
 from .configuration_deit_ttreg import DeiTTTRegConfig
 from .configuration_depth_anything_ttreg import DepthAnythingTTRegConfig
@@ -26,11 +29,17 @@ from .configuration_dinov2_ttreg import Dinov2TTRegConfig
 from .configuration_dinov2_with_registers_ttreg import Dinov2WithRegistersTTRegConfig
 from .configuration_dinov3_vit_ttreg import DINOv3ViTTTRegConfig
 from .configuration_dpt_ttreg import DPTTTRegConfig
+from .configuration_ijepa_ttreg import IJepaTTRegConfig
+from .configuration_internvl_vision_ttreg import InternVLVisionTTRegConfig
 from .configuration_llava_next_ttreg import LlavaNextTTRegConfig
 from .configuration_llava_ttreg import LlavaTTRegConfig
+from .configuration_metaclip_2_ttreg import MetaClip2TTRegConfig, MetaClip2VisionTTRegConfig
 from .configuration_siglip2_ttreg import Siglip2TTRegConfig, Siglip2VisionTTRegConfig
 from .configuration_siglip_ttreg import SiglipTTRegConfig, SiglipVisionTTRegConfig
+from .configuration_vit_msn_ttreg import ViTMSNTTRegConfig
 from .configuration_vit_ttreg import ViTTTRegConfig
+from .modeling_aimv2_ttreg import Aimv2TTRegModel, Aimv2VisionTTRegModel
+from .modeling_altclip_ttreg import AltCLIPVisionTTRegModel
 from .modeling_clip_ttreg import (
     CLIPTTRegForImageClassification,
     CLIPTTRegModel,
@@ -51,16 +60,34 @@ from .modeling_dinov2_with_registers_ttreg import (
 )
 from .modeling_dinov3_vit_ttreg import DINOv3ViTTTRegBackbone, DINOv3ViTTTRegModel
 from .modeling_dpt_ttreg import DPTTTRegForDepthEstimation
+from .modeling_ijepa_ttreg import IJepaTTRegForImageClassification, IJepaTTRegModel
+from .modeling_internvl_vision_ttreg import InternVLVisionTTRegModel
 from .modeling_llava_next_ttreg import LlavaNextTTRegForConditionalGeneration, LlavaNextTTRegModel
 from .modeling_llava_ttreg import LlavaTTRegForConditionalGeneration, LlavaTTRegModel
+from .modeling_metaclip_2_ttreg import (
+    MetaClip2TTRegForImageClassification,
+    MetaClip2TTRegModel,
+    MetaClip2VisionTTRegModel,
+    MetaClip2VisionTTRegModelWithProjection,
+)
 from .modeling_siglip2_ttreg import Siglip2TTRegForImageClassification, Siglip2TTRegModel, Siglip2VisionTTRegModel
 from .modeling_siglip_ttreg import SiglipTTRegForImageClassification, SiglipTTRegModel, SiglipVisionTTRegModel
+from .modeling_vit_msn_ttreg import ViTMSNTTRegForImageClassification, ViTMSNTTRegModel
 from .modeling_vit_ttreg import ViTTTRegForImageClassification, ViTTTRegModel
 from .ttreg_base import TTRegModelMixin
 
 # of each config the patched classes, by the Auto class that loads them, or by the stock class where none does;
 # the first one loads a checkpoint where none is asked for
 TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = {
+    Aimv2VisionTTRegConfig: {
+        AutoModel: Aimv2VisionTTRegModel,
+    },
+    Aimv2TTRegConfig: {
+        AutoModel: Aimv2TTRegModel,
+    },
+    AltCLIPVisionTTRegConfig: {
+        AutoModel: AltCLIPVisionTTRegModel,
+    },
     CLIPVisionTTRegConfig: {
         AutoModel: CLIPVisionTTRegModel,
         CLIPVisionModelWithProjection: CLIPVisionTTRegModelWithProjection,
@@ -103,6 +130,22 @@ TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = 
         AutoModelForImageTextToText: LlavaNextTTRegForConditionalGeneration,
         AutoModel: LlavaNextTTRegModel,
     },
+    IJepaTTRegConfig: {
+        AutoModel: IJepaTTRegModel,
+        AutoModelForImageClassification: IJepaTTRegForImageClassification,
+    },
+    InternVLVisionTTRegConfig: {
+        AutoModel: InternVLVisionTTRegModel,
+    },
+    MetaClip2VisionTTRegConfig: {
+        AutoModel: MetaClip2VisionTTRegModel,
+        MetaClip2VisionModelWithProjection: MetaClip2VisionTTRegModelWithProjection,
+    },
+    MetaClip2TTRegConfig: {
+        AutoModel: MetaClip2TTRegModel,
+        AutoModelForImageClassification: MetaClip2TTRegForImageClassification,
+        AutoModelForZeroShotImageClassification: MetaClip2TTRegModel,
+    },
     Siglip2VisionTTRegConfig: {
         AutoModel: Siglip2VisionTTRegModel,
     },
@@ -122,6 +165,10 @@ TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = 
     ViTTTRegConfig: {
         AutoModel: ViTTTRegModel,
         AutoModelForImageClassification: ViTTTRegForImageClassification,
+    },
+    ViTMSNTTRegConfig: {
+        AutoModel: ViTMSNTTRegModel,
+        AutoModelForImageClassification: ViTMSNTTRegForImageClassification,
     },
 }
 

@@ -39,6 +39,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "deit": ("deit", {}),
     "siglip": ("siglip_vision_model", {}),
     "siglip2": ("siglip2_vision_model", {}),
+    "metaclip_2": ("metaclip_2_vision_model", {}),
+    "altclip": ("altclip_vision_model", {}),
+    "ijepa": ("ijepa", {}),
+    "vit_msn": ("vit_msn", {}),
+    "internvl_vision": ("internvl_vision", {"attention_bias": True, "layer_scale_init_value": 1.0}),
 }
 
 

@@ -34,6 +34,7 @@ from ttreg_hf.planted.parts import (
     write_sink,
 )
 from ttreg_hf.planted.triggers import TRIGGERS, write_register_neurons
+from ttreg_hf.planted.wiring import image_side
 from ttreg_hf.register_neuron import RegisterNeuron
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "image_size": 112, "patch_size": 14}
@@ -117,9 +118,9 @@ def planted_model(
             f"`neurons_per_layer` names layers from 1 to {len(blocks) - 2} (the sink needs one more), "
             f"got {sorted(neurons_per_layer)}."
         )
-    size, patch_size = model.config.image_size, model.config.patch_size
     if images is None:
-        images = synthetic_images(16, size=size, patch_size=patch_size, seed=seed)
+        patch_size = inner_layout(model).patch_size[0]
+        images = synthetic_images(16, size=image_side(model), patch_size=patch_size, seed=seed)
     total = sum(neurons_per_layer.values())
     strengths = list(strengths or [24.0 * 0.9**rank for rank in range(total)])
     if len(strengths) != total:

@@ -26,7 +26,9 @@ def read_projection(block: nn.Module) -> Any:
 
 def output_projection(attention: Any) -> Any:
     """The linear layer after the heads."""
-    return next(getattr(attention, name) for name in ("o_proj", "out_proj") if hasattr(attention, name))
+    return next(
+        getattr(attention, name) for name in ("o_proj", "out_proj", "projection_layer") if hasattr(attention, name)
+    )
 
 
 def write_neuron(block: nn.Module, neuron: int, *, reads_D: Tensor, bias: float, writes_D: Tensor) -> None:
@@ -85,13 +87,18 @@ def patch_projection(model: Any) -> Any:
     return next(module for module in _embeddings(model).modules() if isinstance(module, (nn.Conv2d, nn.Linear)))
 
 
+def image_side(model: Any) -> int:
+    """Height and width in pixels, which are equal, of the images that the model is made for."""
+    size = model.config.image_size
+    return size if isinstance(size, int) else size[0]
+
+
 def filters_of(model: Any) -> Tensor:
     """The weight of the patch embedding as `(D, 3, p, p)`; a Linear reads flattened patches, channels last."""
     projection = patch_projection(model)
     if isinstance(projection, nn.Conv2d):
         return projection.weight
-    size = model.config.patch_size
-    return projection.weight.unflatten(1, (size, size, -1)).permute(0, 3, 1, 2)
+    return projection.weight.unflatten(1, (*inner_layout(model).patch_size, -1)).permute(0, 3, 1, 2)
 
 
 def read_brightness(model: Any, channel: int, gain: float, *, offset: float = 0.0) -> None:
@@ -116,7 +123,7 @@ def position_table(model: Any) -> Tensor | None:
     for name, parameter in _embeddings(model).named_parameters():
         if "position" in name:
             rows = parameter.view(-1, parameter.shape[-1])
-            return rows[-((model.config.image_size // model.config.patch_size) ** 2) :]
+            return rows[-((image_side(model) // inner_layout(model).patch_size[0]) ** 2) :]
     return None
 
 
