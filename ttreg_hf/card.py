@@ -27,6 +27,7 @@ _FEATURES, _CLASSES = "image-feature-extraction", "image-classification"
 _TASKS: dict[str, tuple[str | None, str, str]] = {
     "ForImageClassification": ("AutoModelForImageClassification", _CLASSES, "logits"),
     "ForImageClassificationWithTeacher": (None, _CLASSES, "logits"),
+    "ForDepthEstimation": ("AutoModelForDepthEstimation", "depth-estimation", "predicted_depth"),
     "Backbone": ("AutoBackbone", _FEATURES, "feature_maps"),
     "ModelWithProjection": (None, _FEATURES, "image_embeds"),
     "Model": ("AutoModel", _FEATURES, "last_hidden_state"),

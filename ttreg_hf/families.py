@@ -58,6 +58,7 @@ def patched_class(model: PreTrainedModel) -> type[TTRegModelMixin]:
             f"{type(model).__name__} (model type {model.config.model_type!r}) cannot be given test-time registers: "
             f"{reason}. Supported are {names}."
         )
+    _PATCHED[type(model)].family_of(model.config)
     return _PATCHED[type(model)]
 
 
@@ -82,6 +83,12 @@ def stock_model_class(model_type: str) -> type[PreTrainedModel]:
     return bare[model_type]
 
 
+def loader_of(model_type: str) -> Any:
+    """The Auto class that loads a checkpoint of a base model type, patched or not, as a whole."""
+    kind = model_type.removesuffix("_ttreg")
+    return next(iter(next(heads for config, heads in TTREG_CLASSES.items() if config.model_type == f"{kind}_ttreg")))
+
+
 def families_table() -> str:
     """The supported families as a Markdown table: `model_type`, patched classes, tokens in front of the patches."""
     rows = ["| base `model_type` | patched classes | prefix tokens |", "|---|---|---|"]
@@ -90,13 +97,15 @@ def families_table() -> str:
         names = ", ".join(f"`{cls.__name__}`" for cls in classes)
         trained = " + trained registers" if hasattr(config_class, "num_register_tokens") else ""
         base = config_class.model_type.removesuffix("_ttreg")
-        rows.append(f"| `{base}` | {names} | {classes[0].family.num_prefix_tokens}{trained} |")
+        family = classes[0].family
+        prefix = f"{family.num_prefix_tokens}{trained}" if family else "the tower's"
+        rows.append(f"| `{base}` | {names} | {prefix} |")
     return "\n".join(rows)
 
 
 def family_of(model: PreTrainedModel) -> Family:
     """Where the model's trunk keeps its parts."""
-    return patched_class(model).family
+    return patched_class(model).family_of(model.config)
 
 
 def trunk_of(model: PreTrainedModel) -> Any:

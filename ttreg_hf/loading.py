@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
 from transformers.utils import has_file
 
-from ttreg_hf.families import supported_model_types, why_not
+from ttreg_hf.families import loader_of, supported_model_types, why_not
 
 _TOKENIZER = "tokenizer_config.json"
 
@@ -21,7 +21,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """A bare model in eval mode, by Hub id or path.
+    """A model in eval mode, by Hub id or path: bare, or whole where its tower is inside.
 
     Args:
         name_or_path: Hub id, or folder with `config.json` and weights.
@@ -45,7 +45,7 @@ def load_model(
             f"{name_or_path} is a model of type {model_type!r}, which cannot be given test-time registers: "
             f"{why_not(model_type)}. Supported are {', '.join(supported_model_types())}."
         )
-    model = AutoModel.from_pretrained(name_or_path, dtype=dtype or "auto", **hub)
+    model = loader_of(model_type).from_pretrained(name_or_path, dtype=dtype or "auto", **hub)
     return model.eval().to(device or default_device())
 
 

@@ -20,7 +20,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 _OUTPUTS = (
     *("logits", "pooler_output", "last_hidden_state", "feature_maps"),
-    *("logits_per_image", "image_embeds", "text_embeds"),
+    *("logits_per_image", "image_embeds", "text_embeds", "predicted_depth"),
 )
 _VALUES_OF_AN_OUTPUT = 32  # evenly spaced, per image
 
@@ -28,7 +28,8 @@ _VALUES_OF_AN_OUTPUT = 32  # evenly spaced, per image
 def probe_inputs(model: Any) -> dict[str, Tensor]:
     """Two fixed images as the model takes them, and two texts where it reads text too; the same on every machine."""
     arguments = inspect.signature(model.forward).parameters
-    config = getattr(model.config, "vision_config", model.config)
+    config = getattr(model.config, "vision_config", None) or getattr(model.config, "backbone_config", None)
+    config = config or model.config
     if "spatial_shapes" in arguments:
         given = _flattened_patches(config)
     else:

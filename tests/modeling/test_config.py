@@ -33,8 +33,15 @@ def _base_class(config_class):
 
 
 def _tiny(config_class):
-    """Fields of a tiny model; of a model with both towers only the vision tower's."""
+    """Fields of a tiny model; of a model with more than a vision tower only that tower's."""
+    if "backbone_config" in config_class.sub_configs:
+        return {"backbone_config": {"model_type": "dinov2", **TINY}}
     return {"vision_config": TINY} if config_class.sub_configs else TINY
+
+
+def _fields(config_class):
+    """`FIELDS`, as far as a config takes them: what reads the tower's hidden states takes no registers among them."""
+    return {**FIELDS, "output_registers": not hasattr(config_class, "validate_output_registers")}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,7 @@ def test_defaults_are_one_register_and_no_neurons(config_class):
 
 def test_the_base_models_fields_are_its_own(config_class):
     tiny = _tiny(config_class)
-    ours, base = config_class(**tiny, **FIELDS).to_dict(), _base_class(config_class)(**tiny).to_dict()
+    ours, base = config_class(**tiny, **_fields(config_class)).to_dict(), _base_class(config_class)(**tiny).to_dict()
     assert {name: ours[name] for name in base.keys() - {"model_type"}} == {
         name: value for name, value in base.items() if name != "model_type"
     }
@@ -108,10 +115,11 @@ def test_the_base_models_fields_are_its_own(config_class):
 
 
 def test_a_config_survives_json(config_class, tmp_path):
-    config = config_class(**_tiny(config_class), **FIELDS)
+    fields = _fields(config_class)
+    config = config_class(**_tiny(config_class), **fields)
     config.save_pretrained(tmp_path)
     loaded = config_class.from_pretrained(tmp_path)
-    assert {name: getattr(loaded, name) for name in FIELDS} == FIELDS
+    assert {name: getattr(loaded, name) for name in fields} == fields
     assert loaded.to_dict() == config.to_dict() | {
         "transformers_version": loaded.to_dict().get("transformers_version")
     }
@@ -123,10 +131,11 @@ def test_pairs_may_be_tuples_and_are_lists_afterwards(config_class):
 
 
 def test_the_saved_file_names_type_classes_and_fields(config_class, tmp_path):
-    config_class(**_tiny(config_class), **FIELDS).save_pretrained(tmp_path)
+    fields = _fields(config_class)
+    config_class(**_tiny(config_class), **fields).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert saved["model_type"] == f"{_base_class(config_class).model_type}_ttreg"
-    assert {name: saved[name] for name in FIELDS} == FIELDS
+    assert {name: saved[name] for name in fields} == fields
     assert saved["auto_map"]["AutoConfig"].endswith(f".{config_class.__name__}")
     heads = {auto.__name__: cls for auto, cls in modeling.TTREG_CLASSES[config_class].items()}
     assert saved["auto_map"].keys() == {"AutoConfig", *heads}

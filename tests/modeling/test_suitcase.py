@@ -22,7 +22,7 @@ TRAVELLING = sorted(path for path in SUITCASE.glob("*.py") if path.name != "__in
 ALLOWED = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 # what transformers looks for in the text of a file, docstrings included
 IMPORT_LINE = re.compile(r"^\s*(?:import\s+\S+\s*$|from\s+\S+\s+import)", re.MULTILINE)
-MOST_FILES, MOST_LINES = 4, 662  # lines that are not blank
+MOST_FILES, MOST_LINES = 4, 692  # lines that are not blank
 
 CHILD = """
 import json, pathlib, sys
@@ -209,5 +209,6 @@ def test_no_travelling_file_names_this_package_in_code():
 
 def test_every_family_of_the_suitcase_is_in_the_matrix():
     patched = {cls for heads in modeling.TTREG_CLASSES.values() for cls in heads.values()}
-    assert {patched_class(modeling, case) for case in CASES} == patched
+    around_a_tower = {cls for cls in patched if cls.family is None}  # test_towers.py
+    assert {patched_class(modeling, case) for case in CASES} == patched - around_a_tower
     assert {case.stock_class for case in BARE_CASES} <= {case.stock_class for case in CASES}

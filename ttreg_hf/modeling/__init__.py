@@ -10,7 +10,9 @@ from transformers import (
     AutoBackbone,
     AutoConfig,
     AutoModel,
+    AutoModelForDepthEstimation,
     AutoModelForImageClassification,
+    AutoModelForImageTextToText,
     AutoModelForZeroShotImageClassification,
     CLIPVisionModelWithProjection,
     DeiTForImageClassificationWithTeacher,
@@ -19,9 +21,13 @@ from transformers import (
 
 from .configuration_clip_ttreg import CLIPTTRegConfig, CLIPVisionTTRegConfig
 from .configuration_deit_ttreg import DeiTTTRegConfig
+from .configuration_depth_anything_ttreg import DepthAnythingTTRegConfig
 from .configuration_dinov2_ttreg import Dinov2TTRegConfig
 from .configuration_dinov2_with_registers_ttreg import Dinov2WithRegistersTTRegConfig
 from .configuration_dinov3_vit_ttreg import DINOv3ViTTTRegConfig
+from .configuration_dpt_ttreg import DPTTTRegConfig
+from .configuration_llava_next_ttreg import LlavaNextTTRegConfig
+from .configuration_llava_ttreg import LlavaTTRegConfig
 from .configuration_siglip2_ttreg import Siglip2TTRegConfig, Siglip2VisionTTRegConfig
 from .configuration_siglip_ttreg import SiglipTTRegConfig, SiglipVisionTTRegConfig
 from .configuration_vit_ttreg import ViTTTRegConfig
@@ -36,6 +42,7 @@ from .modeling_deit_ttreg import (
     DeiTTTRegForImageClassificationWithTeacher,
     DeiTTTRegModel,
 )
+from .modeling_depth_anything_ttreg import DepthAnythingTTRegForDepthEstimation
 from .modeling_dinov2_ttreg import Dinov2TTRegBackbone, Dinov2TTRegForImageClassification, Dinov2TTRegModel
 from .modeling_dinov2_with_registers_ttreg import (
     Dinov2WithRegistersTTRegBackbone,
@@ -43,12 +50,16 @@ from .modeling_dinov2_with_registers_ttreg import (
     Dinov2WithRegistersTTRegModel,
 )
 from .modeling_dinov3_vit_ttreg import DINOv3ViTTTRegBackbone, DINOv3ViTTTRegModel
+from .modeling_dpt_ttreg import DPTTTRegForDepthEstimation
+from .modeling_llava_next_ttreg import LlavaNextTTRegForConditionalGeneration, LlavaNextTTRegModel
+from .modeling_llava_ttreg import LlavaTTRegForConditionalGeneration, LlavaTTRegModel
 from .modeling_siglip2_ttreg import Siglip2TTRegForImageClassification, Siglip2TTRegModel, Siglip2VisionTTRegModel
 from .modeling_siglip_ttreg import SiglipTTRegForImageClassification, SiglipTTRegModel, SiglipVisionTTRegModel
 from .modeling_vit_ttreg import ViTTTRegForImageClassification, ViTTTRegModel
 from .ttreg_base import TTRegModelMixin
 
-# of each config the patched classes, by the Auto class that loads them, or by the stock class where no Auto class does
+# of each config the patched classes, by the Auto class that loads them, or by the stock class where none does;
+# the first one loads a checkpoint where none is asked for
 TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = {
     CLIPVisionTTRegConfig: {
         AutoModel: CLIPVisionTTRegModel,
@@ -64,6 +75,9 @@ TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = 
         AutoModelForImageClassification: DeiTTTRegForImageClassification,
         DeiTForImageClassificationWithTeacher: DeiTTTRegForImageClassificationWithTeacher,
     },
+    DepthAnythingTTRegConfig: {
+        AutoModelForDepthEstimation: DepthAnythingTTRegForDepthEstimation,
+    },
     Dinov2TTRegConfig: {
         AutoModel: Dinov2TTRegModel,
         AutoModelForImageClassification: Dinov2TTRegForImageClassification,
@@ -77,6 +91,17 @@ TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = 
     DINOv3ViTTTRegConfig: {
         AutoModel: DINOv3ViTTTRegModel,
         AutoBackbone: DINOv3ViTTTRegBackbone,
+    },
+    DPTTTRegConfig: {
+        AutoModelForDepthEstimation: DPTTTRegForDepthEstimation,
+    },
+    LlavaTTRegConfig: {
+        AutoModelForImageTextToText: LlavaTTRegForConditionalGeneration,
+        AutoModel: LlavaTTRegModel,
+    },
+    LlavaNextTTRegConfig: {
+        AutoModelForImageTextToText: LlavaNextTTRegForConditionalGeneration,
+        AutoModel: LlavaNextTTRegModel,
     },
     Siglip2VisionTTRegConfig: {
         AutoModel: Siglip2VisionTTRegModel,

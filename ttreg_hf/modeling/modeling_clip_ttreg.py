@@ -3,9 +3,9 @@
 from transformers import CLIPForImageClassification, CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
 from .configuration_clip_ttreg import CLIPTTRegConfig, CLIPVisionTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin
+from .ttreg_base import TOWERS, TTRegModelMixin
 
-CLIP_VISION = Family(embeddings="embeddings", blocks="encoder.layers")
+CLIP_VISION = TOWERS["clip_vision_model"]
 
 
 class CLIPVisionTTRegModel(TTRegModelMixin, CLIPVisionModel):

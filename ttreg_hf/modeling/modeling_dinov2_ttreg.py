@@ -3,9 +3,9 @@
 from transformers import Dinov2Backbone, Dinov2ForImageClassification, Dinov2Model
 
 from .configuration_dinov2_ttreg import Dinov2TTRegConfig
-from .ttreg_base import Family, TTRegModelMixin
+from .ttreg_base import TOWERS, TTRegModelMixin
 
-DINOV2 = Family(embeddings="embeddings", blocks="encoder.layer", captures="encoder", detection_layer=-2)
+DINOV2 = TOWERS["dinov2"]
 
 
 class Dinov2TTRegModel(TTRegModelMixin, Dinov2Model):

@@ -7,9 +7,9 @@ from transformers import (
 )
 
 from .configuration_dinov2_with_registers_ttreg import Dinov2WithRegistersTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin
+from .ttreg_base import TOWERS, TTRegModelMixin
 
-DINOV2_WITH_REGISTERS = Family(embeddings="embeddings", blocks="encoder.layer", captures="encoder", detection_layer=-2)
+DINOV2_WITH_REGISTERS = TOWERS["dinov2_with_registers"]
 
 
 class Dinov2WithRegistersTTRegModel(TTRegModelMixin, Dinov2WithRegistersModel):

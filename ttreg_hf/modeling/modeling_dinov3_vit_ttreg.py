@@ -3,9 +3,9 @@
 from transformers import DINOv3ViTBackbone, DINOv3ViTModel
 
 from .configuration_dinov3_vit_ttreg import DINOv3ViTTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin
+from .ttreg_base import TOWERS, TTRegModelMixin
 
-DINOV3 = Family(embeddings="embeddings", blocks="model.layer", captures="model")
+DINOV3 = TOWERS["dinov3_vit"]
 
 
 class DINOv3ViTTTRegModel(TTRegModelMixin, DINOv3ViTModel):

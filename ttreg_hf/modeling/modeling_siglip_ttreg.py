@@ -3,9 +3,9 @@
 from transformers import SiglipForImageClassification, SiglipModel, SiglipVisionModel
 
 from .configuration_siglip_ttreg import SiglipTTRegConfig, SiglipVisionTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin
+from .ttreg_base import TOWERS, TTRegModelMixin
 
-SIGLIP_VISION = Family(embeddings="embeddings", blocks="encoder.layers", pooling_head="head", num_prefix_tokens=0)
+SIGLIP_VISION = TOWERS["siglip_vision_model"]
 
 
 class SiglipVisionTTRegModel(TTRegModelMixin, SiglipVisionModel):

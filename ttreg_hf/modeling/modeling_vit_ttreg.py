@@ -3,9 +3,9 @@
 from transformers import ViTForImageClassification, ViTModel
 
 from .configuration_vit_ttreg import ViTTTRegConfig
-from .ttreg_base import Family, TTRegModelMixin
+from .ttreg_base import TOWERS, TTRegModelMixin
 
-VIT = Family(embeddings="embeddings", blocks="layers")
+VIT = TOWERS["vit"]
 
 
 class ViTTTRegModel(TTRegModelMixin, ViTModel):

@@ -42,6 +42,21 @@ class Family:
     detection_layer: int = -1
 
 
+# of families that also stand inside other models, by the model type of the tower's own config
+TOWERS = {
+    "clip_vision_model": Family(embeddings="embeddings", blocks="encoder.layers"),
+    "dinov2": Family(embeddings="embeddings", blocks="encoder.layer", captures="encoder", detection_layer=-2),
+    "dinov2_with_registers": Family(
+        embeddings="embeddings", blocks="encoder.layer", captures="encoder", detection_layer=-2
+    ),
+    "dinov3_vit": Family(embeddings="embeddings", blocks="model.layer", captures="model"),
+    "siglip_vision_model": Family(
+        embeddings="embeddings", blocks="encoder.layers", pooling_head="head", num_prefix_tokens=0
+    ),
+    "vit": Family(embeddings="embeddings", blocks="layers"),
+}
+
+
 @dataclass(kw_only=True)
 class TTRegConfigMixin:
     """Fields that a patched model's config adds to its base model's.
@@ -123,8 +138,24 @@ class TTRegConfigMixin:
 
 
 def vision_config(config: Any) -> Any:
-    """The part of a config that describes the vision tower: of a model with a text tower too a part of its own."""
-    return getattr(config, "vision_config", config)
+    """The part of a config that describes the vision tower: of a model with more than that a part of its own."""
+    return getattr(config, "vision_config", None) or getattr(config, "backbone_config", None) or config
+
+
+def tower_family(config: Any) -> Family:
+    """Where the tower inside another model keeps its parts, by that model's config.
+
+    Raises:
+        ValueError: the tower is of a family that cannot be patched there, or there is none.
+    """
+    tower = vision_config(config)
+    if tower is config or tower.model_type not in TOWERS:
+        found = "no tower of its own" if tower is config else f"a tower of type {tower.model_type!r}"
+        raise ValueError(
+            f"A model of type {config.model_type!r} needs a vision tower of type {', '.join(TOWERS)}, got {found}. "
+            "Patch a checkpoint whose tower is one of these."
+        )
+    return TOWERS[tower.model_type]
 
 
 def find_mlp(block: nn.Module) -> tuple[Any, str]:
@@ -190,9 +221,9 @@ def num_prefix_tokens(family: Family, config: Any) -> int:
 class TTRegModelMixin(PreTrainedModel):
     """A stock model class with test-time registers: `class X(TTRegModelMixin, StockX)`."""
 
-    family: ClassVar[Family]
+    family: ClassVar[Family | None] = None  # of a model around any tower: the tower's, by the config
     trunk_name: ClassVar[str] = ""  # dotted path of the trunk inside a model with a head
-    is_backbone: ClassVar[bool] = False
+    is_backbone: ClassVar[bool] = False  # the trunk gives out feature maps
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -208,7 +239,7 @@ class TTRegModelMixin(PreTrainedModel):
 
     def install_test_time_registers(self) -> None:
         """Register the hooks that insert and remove the tokens, and put the shift into the listed layers."""
-        family = self.family
+        family = self.family_of(self.config)
         trunk: Any = self.get_submodule(self.trunk_name)
         size, arguments = trunk.config.patch_size, list(inspect.signature(trunk.forward).parameters)
         size = (size, size) if isinstance(size, int) else tuple(size)
@@ -226,10 +257,10 @@ class TTRegModelMixin(PreTrainedModel):
         trunk.get_submodule(family.captures).register_forward_hook(registers.on_captured)
         if family.pooling_head is not None and hasattr(trunk, family.pooling_head):
             trunk.get_submodule(family.pooling_head).register_forward_pre_hook(registers.before_pooling)
-        if trunk is not self:
+        if self.is_backbone:
+            trunk.register_forward_hook(registers.on_backbone)
+        elif trunk is not self:
             trunk.register_forward_hook(registers.on_trunk)
-        elif self.is_backbone:
-            self.register_forward_hook(registers.on_backbone)
         self._mask_hooks: list[Any] = []
         self.place_register_neurons()
 
@@ -241,7 +272,7 @@ class TTRegModelMixin(PreTrainedModel):
         """
         config = self.registers.config
         self.registers.layout = replace(self.registers.layout, num_test_time_registers=config.num_test_time_registers)
-        blocks: Any = self.get_submodule(self.trunk_name).get_submodule(self.family.blocks)
+        blocks: Any = self.get_submodule(self.trunk_name).get_submodule(self.family_of(config).blocks)
         listed = neurons_by_layer(config.register_neurons)
         for layer, neurons in listed.items():
             width = down_projection(blocks[layer]).in_features
@@ -304,6 +335,11 @@ class TTRegModelMixin(PreTrainedModel):
                     "`add_test_time_registers`."
                 )
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def family_of(cls, config: Any) -> Family:
+        """Where the trunk of a model with this config keeps its parts."""
+        return cls.family or tower_family(config)
 
     @classmethod
     def stock_class(cls) -> Any:
