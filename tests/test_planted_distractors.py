@@ -9,7 +9,7 @@ import torch
 from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.families import blocks_of, inner_layout
 from ttreg_hf.planted import synthetic_images
-from ttreg_hf.planted.interventions import GONE, effect_of, needed_neurons, outliers_of
+from ttreg_hf.planted.interventions import GONE, check_truth, effect_of, needed_neurons, outliers_of
 from ttreg_hf.planted.kinds import FAMILIES, KINDS, has_kind, log_normal, make_known_model, student_t
 from ttreg_hf.planted.truth import graded_layout, graded_model
 
@@ -175,6 +175,13 @@ def test_fixed_outliers_are_at_the_same_places_of_every_image(family, kind, trig
     fixed = share_N > 0.9
     assert 1 <= fixed.sum() <= 4
     assert share_N[~fixed].max() < (0.01 if kind == "fixed positions" else 0.4)
+
+
+def test_a_model_whose_fixed_neurons_make_other_outliers_too_is_refused():
+    """Once the planted ones are moved, the two of fixed positions fire elsewhere in this one."""
+    with pytest.raises(ValueError, match=r"made model with outliers at fixed positions .* 2\d% of those stay"):
+        check_truth(_known("dinov2-swiglu", "planted and fixed positions", "low_information", 0))
+    check_truth(_known("dinov2", "planted and fixed positions", "low_information", 0))
 
 
 @pytest.mark.parametrize(("family", "kind", "trigger", "seed"), _some("two populations"))

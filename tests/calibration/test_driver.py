@@ -22,6 +22,7 @@ from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.settings import AUTOMATIC, SCORE, SELECT, VERIFY, role_of
 from ttreg_hf.families import image_inputs
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
+from ttreg_hf.planted.kinds import make_known_model
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov2": ("dinov2", {}),
@@ -245,12 +246,22 @@ def test_a_gate_that_nothing_passes_gives_unresolved(planted):
     assert set(_places(result.register_neurons)) == set(_places(planted.register_neurons))
 
 
+def test_neurons_that_only_suit_the_images_that_chose_them_ask_for_more_images():
+    """45 neurons, of which those of the few outliers of four images are found."""
+    known = make_known_model("clip", "planted", trigger="bright", seed=0)
+    result = calibrate(known.model, synthetic_images(32, seed=20_000), config=CalibrationConfig(num_images=32))
+    assert result.verdict == "unresolved"
+    assert result.selections[-1].per_neuron.outlier_ratio <= 0.1 < result.verification.outlier_ratio
+    assert "Give more images (`--num-images`)" in result.reasons[-1]
+
+
 def test_neurons_outside_the_layers_searched_give_unresolved(planted):
     """The planted layer is 2."""
     config = _explicit(planted, first_layer=3, last_layer=3)
     result = calibrate(planted.model, synthetic_images(4, seed=77), config=config)
     assert {layer for layer, _ in _places(result.register_neurons)} == {3}
     assert result.verdict == "unresolved"
+    assert not any("too few images" in reason for reason in result.reasons)
     assert not result.scores[:3].any()
 
 

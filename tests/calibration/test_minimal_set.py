@@ -136,6 +136,18 @@ def test_the_budget_bounds_the_search_and_says_so(budget):
     assert found.register_neurons
 
 
+def test_a_costly_neuron_goes_before_the_cheap_ones_that_replace_it():
+    """Neuron 0 does alone what 4 and 5 do together, and spoils the feature. With 1, which is not needed, 5 is."""
+
+    def outcome(chosen: frozenset[int], shift_value: str) -> Outcome:
+        is_gone = {2, 3} <= chosen and (0 in chosen or {4, 5} <= chosen) and (1 not in chosen or 5 in chosen)
+        return Outcome(0.0 if is_gone else 0.6, 0.8 if 0 in chosen else 1.0)
+
+    found = _select(_Formula(outcome), count=6)
+    assert _places(found) == {2, 3, 4, 5}
+    assert found.per_neuron == Outcome(0.0, 1.0)
+
+
 def test_the_path_holds_every_step_in_order():
     found = _select(_Formula(_needs({0, 2})), count=8)
     grown = [(step.num_neurons, step.outlier_ratio, step.kept) for step in found.path if step.stage == "grow"]

@@ -49,6 +49,17 @@ def test_a_second_population_is_seen_and_the_threshold_lies_in_the_dip(times, sp
         assert found.share == pytest.approx(160 / COUNT, rel=0.1)
 
 
+def test_a_wide_gap_counts_from_where_the_second_population_begins():
+    """The lower one is wide, 15 to 70: the middle of the gap is within three of its deviations, its end is not."""
+    random = torch.Generator().manual_seed(0)
+    lower = 15 * (70 / 15) ** torch.rand(COUNT, generator=random)
+    upper = 282 + 20 * torch.rand(COUNT // 16, generator=random)
+    found = _told(torch.cat([lower, upper]))
+    assert found is not None
+    assert 70 < found.threshold < 3.0**1.5 * lower.median() < 282
+    assert _told(torch.cat([lower, upper / 2])) is None  # a gap, but a population next to the first
+
+
 def test_a_wider_gap_separates_more():
     near, far = (_told(torch.cat([_ordinary(0), times * _ordinary(1)[:100]])) for times in (4, 40))
     assert near is not None

@@ -30,6 +30,10 @@ _FIXED_POSITIONS = (
     "Some tokens are outliers at the same places in every image: another mechanism, which moving neurons does not "
     "treat."
 )
+_TOO_FEW_IMAGES = (
+    "These neurons take the outliers of the images that chose them away, but not those of others, which other neurons "
+    "make: too few images for so many neurons. Give more images (`--num-images`)."
+)
 _NO_ACTIVE_NEURON = (
     "No neuron between the layers searched is active on the outlier tokens. Search others with `--first-layer` and "
     "`--last-layer`."
@@ -180,7 +184,7 @@ def calibrate(
 
 def _with_neurons(result: CalibrationResult, stages: Stages, scored: Scored, gate: GateConfig) -> CalibrationResult:
     """The neurons that are chosen, or asked for, and the verdict on them."""
-    search, top_k = scored.search, stages.config.top_k
+    search, top_k, left_when_chosen = scored.search, stages.config.top_k, None
     ranked = rank_neurons(
         scored.scores_LF, first_layer=search.first_layer, last_layer=search.last_layer, top_k=top_k or 1
     )
@@ -189,6 +193,7 @@ def _with_neurons(result: CalibrationResult, stages: Stages, scored: Scored, gat
     if top_k is None:
         chosen = stages.select(scored, gate)
         neurons, shift_value = chosen.register_neurons, chosen.shift_value
+        left_when_chosen = chosen.outcome.outlier_ratio
         result = dataclasses.replace(result, selections=chosen.selections, candidates=chosen.candidates)
     else:
         neurons, shift_value = stages.processes.share(ranked), PER_NEURON
@@ -198,6 +203,8 @@ def _with_neurons(result: CalibrationResult, stages: Stages, scored: Scored, gat
         for check in found.checks
         if not check.passed
     ]
+    if left_when_chosen is not None and left_when_chosen <= gate.max_outlier_ratio < found.outlier_ratio:
+        reasons.append(_TOO_FEW_IMAGES)
     if result.norms.fixed_position_share > 0:
         reasons.append(_FIXED_POSITIONS)
     return dataclasses.replace(

@@ -1,7 +1,8 @@
 """Third stage: the smallest set of neurons that works, found by intervention on images that did not score.
 
-Grows a prefix of the ranking until the outliers are gone, then takes out every neuron that is not needed, and those
-that cost more of the feature than their outliers are worth.
+Grows a prefix of the ranking until the outliers are gone, then takes out neurons that cost much of the feature and
+whose work others do too, every neuron that is not needed, and those that cost more of the feature than their outliers
+are worth.
 """
 
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ def select(
     attempts = _Attempts(trial, budget)
     grown = _grow(tuple(ranked[: config.most_neurons]), attempts, config)
     bound = config.enough(trial.num_outliers, after_growing=attempts.outcome(grown).outlier_ratio)
-    needed = _prune(grown, attempts, bound)
+    needed = _prune(_drop_replaceable_costly(grown, attempts, bound, config), attempts, bound)
     chosen = _drop_costly(needed, attempts, config)
     per_neuron = attempts.outcome(chosen)
     per_layer = trial.outcome(chosen, shift_value=PER_LAYER)
@@ -180,6 +181,32 @@ def _prune(neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, bound: floa
             run //= 2
         if not attempts.within_budget:
             break
+    return neurons
+
+
+def _drop_replaceable_costly(
+    neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, bound: float, config: SelectionConfig
+) -> tuple[RegisterNeuron, ...]:
+    """Takes out neurons that cost much of the feature, while the others that do their work are still there.
+
+    Pruning looks at outliers alone: it may drop those others first, and then need the costly one. It is looked for
+    among the half that costs more, down to one neuron.
+    """
+    while len(neurons) > 1 and 1 - attempts.outcome(neurons).feature_similarity >= config.min_cost:
+        part = neurons
+        while len(part) > 1 and attempts.has_budget():
+            halves = part[: len(part) // 2], part[len(part) // 2 :]
+            part = min(halves, key=lambda half: attempts.outcome(half).feature_similarity)
+        if len(part) > 1 or not attempts.has_budget():
+            break
+        rest = tuple(neuron for neuron in neurons if neuron != part[0])
+        now, outcome = attempts.outcome(neurons), attempts.outcome(rest)
+        gain = outcome.feature_similarity - now.feature_similarity
+        is_fine = outcome.outlier_ratio <= bound and gain >= config.min_cost
+        attempts.note("cost", rest, outcome, kept=is_fine)
+        if not is_fine:
+            break
+        neurons = rest
     return neurons
 
 

@@ -26,8 +26,11 @@ class PopulationConfig:
 
     Args:
         min_evidence: of the dip, in nats: one population would show it with probability `exp(-min_evidence)` at most.
+            The most telling of many dips shows more: of 8,000 draws of |t| with 2 degrees of freedom (500 to 14,000
+            values) 2 had more than 8, and about 30 more than 5.
         min_ratio: norm of the dip, in units of the median.
-        min_deviations: robust standard deviations (of the log norms) from the median to the dip.
+        min_deviations: robust standard deviations (of the log norms) from the median to where the peak behind the
+            dip begins.
         max_share: of the tokens that may lie above the dip.
     """
 
@@ -66,16 +69,15 @@ def two_populations(counts_G: Tensor, config: PopulationConfig | None = None) ->
     counts = counts_G.double().cpu()
     if counts.sum() == 0:
         return None
-    lowest = _quantile(counts, 0.5) + max(
-        math.log2(config.min_ratio), config.min_deviations * _deviation(counts)
-    )  # octaves
+    median, deviation = _quantile(counts, 0.5), _deviation(counts)  # octaves
     counts_C = counts.reshape(-1, BINS_PER_OCTAVE // _COARSE_PER_OCTAVE).sum(1)
     dips = _dips(counts_C)
     allowed = [
         dip
         for dip in dips
         if dip.evidence >= config.min_evidence
-        and _octave(dip.middle) >= lowest
+        and _octave(dip.middle) >= median + math.log2(config.min_ratio)
+        and _octave(dip.peak_start) >= median + config.min_deviations * deviation
         and counts_C[round(dip.middle) :].sum() <= config.max_share * counts_C.sum()
     ]
     if not allowed:

@@ -229,6 +229,11 @@ class Chosen:
         return self.selections[-1].shift_value
 
     @property
+    def outcome(self) -> Outcome:
+        """What the choice does to the images that chose it."""
+        return _outcome(self.selections[-1])
+
+    @property
     def register_neurons(self) -> tuple[RegisterNeuron, ...]:
         """By the paper's score, highest first, then by layer and neuron."""
         return tuple(sorted(self.selections[-1].register_neurons, key=lambda n: (-n.score, n.layer, n.neuron)))

@@ -49,7 +49,8 @@ def check_truth(known: KnownModel) -> None:
     """See that a model with planted neurons is what it says; one that is not would judge calibration wrongly.
 
     Raises:
-        ValueError: outliers are too few or too many, or moving all that make them leaves some or changes the feature.
+        ValueError: outliers are too few or too many; moving all that make them leaves some or changes the feature; or
+            moving what was planted leaves outliers that are not at the same place in every image.
     """
     if not known.register_neurons:
         return
@@ -60,6 +61,20 @@ def check_truth(known: KnownModel) -> None:
             "A made model has outliers on 0.5 to 20 % of its patches, and moving what was planted takes them away and "
             f"leaves the feature; this one has {fraction:.1%}, and then {effect}. Take another seed."
         )
+    if known.fixed_pairs and (left := _left_elsewhere(known)) >= GONE:
+        raise ValueError(
+            "In a made model with outliers at fixed positions the planted neurons alone make all others; in this one "
+            f"{left:.0%} of those stay when they are moved. Take another seed."
+        )
+
+
+def _left_elsewhere(known: KnownModel) -> float:
+    """Outliers after / before moving the planted neurons, but for places that hold one in every image before."""
+    before_BN = outliers_of(known)
+    patched = add_test_time_registers(known.model, [list(pair) for pair in sorted(known.planted_pairs)])
+    after_BN, _ = _look(known, patched, known.sample)
+    elsewhere_N = ~before_BN.all(0)
+    return int(after_BN[:, elsewhere_N].sum()) / max(int(before_BN[:, elsewhere_N].sum()), 1)
 
 
 def needed_neurons(known: KnownModel) -> set[tuple[int, int]]:
