@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from ttreg_hf.families import supported_model_types
 from ttreg_hf.photographs import photograph_paths
 
 from .conftest import run
@@ -103,7 +104,7 @@ def test_unsupported_family_names_the_supported_ones(desk, base, family):
     model = changed_copy(base, desk / "model", "config.json", model_type=family)
     message = failure(desk, "inspect", model)
     assert family in message
-    assert "clip_vision_model, deit, dinov2" in message
+    assert ", ".join(supported_model_types()) in message
 
 
 def test_folder_that_is_not_a_checkpoint(desk):
@@ -119,7 +120,7 @@ def test_unknown_model_is_named(desk, monkeypatch):
     monkeypatch.setattr(loading.AutoConfig, "from_pretrained", fail)
     message = failure(desk, "apply", "facebook/dinov2-large", "--output", desk / "ck")
     assert "facebook/dinov2-large is not a local folder" in message
-    assert "supported model types are clip, clip_vision_model, deit, dinov2" in message
+    assert f"supported model types are {', '.join(supported_model_types())}" in message
 
 
 def test_broken_weights_are_named(desk, base):

@@ -22,7 +22,7 @@ TRAVELLING = sorted(path for path in SUITCASE.glob("*.py") if path.name != "__in
 ALLOWED = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 # what transformers looks for in the text of a file, docstrings included
 IMPORT_LINE = re.compile(r"^\s*(?:import\s+\S+\s*$|from\s+\S+\s+import)", re.MULTILINE)
-MOST_FILES, MOST_LINES = 4, 698  # lines that are not blank
+MOST_FILES, MOST_LINES = 4, 702  # lines that are not blank
 
 CHILD = """
 import json, pathlib, sys
