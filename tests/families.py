@@ -149,6 +149,13 @@ class Case:
                 parameter.add_(0.3 * torch.randn_like(parameter))
         return model
 
+    def feature(self, outputs: Any) -> Tensor:
+        """What a classifier reads of a stock trunk: its pooled output, else CLS, else the mean patch; `(B, D)`."""
+        if outputs.get("pooler_output") is not None:
+            return outputs.pooler_output
+        tokens = outputs.last_hidden_state
+        return tokens[:, 0] if self.family.num_prefix_tokens else tokens.mean(1)
+
     def trunk_of(self, model: nn.Module) -> nn.Module:
         return getattr(model, self.family.trunk, model)
 

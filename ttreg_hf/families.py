@@ -85,9 +85,14 @@ def stock_model_class(model_type: str) -> type[PreTrainedModel]:
 
 
 def loader_of(model_type: str) -> Any:
-    """The Auto class that loads a checkpoint of a base model type, patched or not, as a whole."""
+    """What loads a checkpoint of a base model type as a whole: the stock class, or if it is patched the Auto class.
+
+    transformers' Auto classes do not know every stock class: `MetaClip2VisionModel` has none.
+    """
     kind = model_type.removesuffix("_ttreg")
-    return next(iter(next(heads for config, heads in TTREG_CLASSES.items() if config.model_type == f"{kind}_ttreg")))
+    heads = next(heads for config, heads in TTREG_CLASSES.items() if config.model_type == f"{kind}_ttreg")
+    auto_class, patched = next(iter(heads.items()))
+    return auto_class if model_type.endswith("_ttreg") else patched.stock_class()
 
 
 def families_table() -> str:
@@ -142,16 +147,17 @@ def image_inputs(model: PreTrainedModel, pixel_values: Tensor) -> dict[str, Any]
 
     Args:
         model: a supported model.
-        pixel_values: `(B, 3, H, W)`, as they are; any size of whole patches.
+        pixel_values: `(B, 3, H, W)`; any size of whole patches.
 
     Returns:
-        Arguments of the trunk's `forward`; SigLIP 2 (NaFlex) reads flattened patches, of which none is padding. Where
-        positions have to be interpolated for this size, they are.
+        Arguments of the trunk's `forward`, in the model's dtype; SigLIP 2 (NaFlex) reads flattened patches, of which
+        none is padding. Where positions have to be interpolated for this size, they are.
 
     Raises:
         ValueError: SigLIP 2, and height or width is not a whole number of patches.
     """
     arguments = inspect.signature(trunk_of(model).forward).parameters
+    pixel_values = pixel_values.to(model.dtype)  # AIMv2 does not do it itself
     if "spatial_shapes" not in arguments:
         inputs: dict[str, Any] = {"pixel_values": pixel_values}
         if "interpolate_pos_encoding" in arguments and not _is_own_size(model, pixel_values):

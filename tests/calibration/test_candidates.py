@@ -23,7 +23,7 @@ def test_figures_are_means_over_the_images_that_have_an_outlier(bare_case):
     neurons = [RegisterNeuron(layer, place, 1.0) for layer, place in ((1, 3), (0, 5), (1, 0))]
     parts = [Batch(part, (0,) * len(part)) for part in images(5).split(2)]
     found = rank_by_contrast(model, parts, rule, neurons)
-    assert [c.contrast for c in found] == sorted((c.contrast for c in found), reverse=True)
+    assert list(found) == sorted(found, key=lambda c: (c.fires_everywhere, -c.contrast))
     for candidate in found:
         neuron = candidate.register_neuron
         acts_BN = recording.acts_by_layer[neuron.layer][:, layout.patches, neuron.neuron].abs()

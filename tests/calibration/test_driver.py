@@ -110,7 +110,8 @@ def _acts_and_states(case: Case, model: nn.Module, pixel_values: Tensor) -> tupl
     acts: list[Tensor] = []
     handles = []
     for block in case.blocks_of(model):
-        last_linear = [module for module in block.mlp.modules() if isinstance(module, nn.Linear)]
+        mlp = block.ffn if case.family.name == "aimv2" else block.mlp
+        last_linear = [module for module in mlp.modules() if isinstance(module, nn.Linear)]
         down = next(linear for linear in last_linear if linear.out_features == 16)
         handles.append(down.register_forward_pre_hook(lambda module, args: acts.append(args[0])))
     states = model(**image_inputs(model, pixel_values), output_hidden_states=True).hidden_states
@@ -368,7 +369,7 @@ def test_inspect_norms_equals_hidden_states(bare_case):
 )
 def test_an_unsupported_model_is_refused_before_any_image_is_read(run, model):
     name = type(model).__name__
-    message = rf"{name} \(model type .* cannot be given test-time registers: .* Supported are CLIPForImageClass"
+    message = rf"{name} \(model type .* cannot be given test-time registers: .* Supported are .* CLIPForImageClass"
     with pytest.raises(ValueError, match=message):
         run(model, _unread())
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from families import CASES, NEURONS, Case, images
 from modeling.laws import reading
+from torch import nn
 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.recording import Recorder, Recording
@@ -34,9 +35,10 @@ def test_norms_are_of_the_raw_output_not_the_normed(bare_case):
     """A last LayerNorm with weight 100 multiplies what it normalises; raw norms stay as they are."""
     model = bare_case.stock_model()
     before = _record(model).norms_LBT
-    for name in ("layernorm", "post_layernorm"):
-        if hasattr(model, name):
-            getattr(model, name).weight.fill_(100.0)
+    for name in ("layernorm", "post_layernorm", "norm", "rms_norm"):
+        if isinstance(last_norm := getattr(model, name, None), nn.Module):
+            for parameter in last_norm.parameters():  # none where the mean is pooled (InternVL)
+                parameter.fill_(100.0)
     assert torch.equal(_record(model).norms_LBT, before)
 
 
@@ -90,7 +92,7 @@ def test_norms_of_a_patched_model_are_those_of_its_hidden_states(bare_case):
 @torch.no_grad()
 def test_feature_is_what_heads_read(bare_case):
     model = bare_case.stock_model()
-    assert torch.equal(_record(model).feature_BD, model(**image_inputs(model, images())).pooler_output)
+    assert torch.equal(_record(model).feature_BD, bare_case.feature(model(**image_inputs(model, images()))))
 
 
 @torch.no_grad()

@@ -122,7 +122,7 @@ def test_measure_equals_hidden_states(bare_case):
     assert found.outlier_fraction == pytest.approx((norms_LBN[1] > threshold).float().mean().item())
     torch.testing.assert_close(found.norms.max_L.float(), norms_LBN.amax((1, 2)))
     assert found.register_norm == 0.0
-    torch.testing.assert_close(found.features_BD, model(**inputs).pooler_output, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.features_BD, bare_case.feature(model(**inputs)), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

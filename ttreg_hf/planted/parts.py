@@ -36,6 +36,8 @@ def write_embeddings(model: Any) -> None:
     projection, filters = patch_projection(model), filters_of(model)
     has_positions = False
     for name, parameter in embeddings.named_parameters():
+        if "norm" in name:  # of the patches, in AIMv2: it stays one
+            continue
         if parameter.shape[-1] == len(filters):  # tokens and positions
             parameter[..., list(_RESERVED)] = 0
             if any(word in name for word in ("cls", "class", "register", "distillation")):
