@@ -267,14 +267,19 @@ def test_pil_images_without_a_processor_are_refused():
 
 
 def test_images_of_one_size_go_together():
-    """In the order of the first of each size; a cut comes with the last of them."""
+    """In the order of the first of each size; the last of them tells what has been seen."""
     sizes = [2, 4, 2, 2, 4, 6]
     images = [torch.full((3, size, size), float(place)) for place, size in enumerate(sizes)]
     batches = batches_of(images, batch_size=4)
     assert places(batches) == [[0, 2, 3], [1], [4], [5]]
     assert places(batches.first(3)) == [[0, 2], [1]]
-    cut = [(batch.places, batch.cut) for batch in batches.cut_at([2, 6])]
-    assert cut == [((0,), None), ((1,), 2), ((2, 3), None), ((4,), None), ((5,), None), ((), 6)]
+    assert [batch.seen_before for batch in batches] == [None, 4, None, 6]
+
+
+def test_unreadable_images_count_as_seen(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    batches = batches_of([*numbers(2), tmp_path / "broken.png"], batch_size=3)
+    assert [(batch.places, batch.seen_before) for batch in batches] == [((0, 1), 3)]
 
 
 def test_a_data_loader_pins_images_of_every_size(monkeypatch):

@@ -15,23 +15,19 @@ import typer
 from torch import Tensor
 from transformers import BitImageProcessorPil
 
-from ttreg_hf.benchmarks.models import random_model
+from ttreg_hf.benchmarks.models import random_model, search_of_random
 from ttreg_hf.benchmarks.timing import machine, peak_memory, synchronize, time_interleaved
 from ttreg_hf.calibration.batch_size import decode_workers
 from ttreg_hf.calibration.batches import Batch, ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import say_nothing, silent
-from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.calibration.passes import ScorePass
 from ttreg_hf.calibration.processes import Processes
-from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.calibration.settings import Search
 from ttreg_hf.cli.opening import open_processes
 from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.photographs import photograph_paths
-
-_OUTLIER_SHARE = 0.02  # of the patches; random weights have no outliers of their own
 
 
 def benchmark(
@@ -53,7 +49,7 @@ def benchmark(
         place = accelerator.device
     model = random_model(size, image_size=image_size, device=place, dtype=getattr(torch, dtype))
     pixels = torch.randn(batch_size, 3, image_size, image_size, device=place)
-    search = _search(model, pixels)
+    search = search_of_random(model, pixels)
     rows = _compute(model, pixels, search, rounds)
     rows["slow rival"] = {"images/s": rival_images / _slow_rival(model, pixels[:rival_images], search)}
     if real_images:
@@ -75,15 +71,6 @@ def benchmark(
         _print(report)
         if output is not None:
             output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def _search(model: Any, pixels: Tensor) -> Search:
-    """DINOv2-L's published range, as a share of the depth, and a threshold that some patches exceed."""
-    depth = len(blocks_of(model))
-    with Recorder(model) as recorder:
-        norms_BT = recorder(pixels).norms_LBT[depth - 2]
-    threshold = norms_BT.flatten().double().quantile(1 - _OUTLIER_SHARE).item()
-    return Search(OutlierRule(depth - 2, threshold), first_layer=0, last_layer=depth * 3 // 4 - 1)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -13,6 +14,12 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from ttreg_hf.calibration.outliers import OutlierRule
+from ttreg_hf.calibration.recording import Recorder
+from ttreg_hf.calibration.settings import Search
+from ttreg_hf.families import blocks_of
+
+_OUTLIER_SHARE = 0.02  # of the patches; random weights have no outliers of their own
 _DINOV2: dict[str, dict[str, Any]] = {
     "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
     "dinov2-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
@@ -69,3 +76,17 @@ def random_model(size: str, *, image_size: int, device: torch.device, dtype: tor
             # positional embeddings of the published models are for 518 pixels; interpolating them is part of the cost
             model = Dinov2Model(Dinov2Config(**_DINOV2[size], image_size=518, patch_size=14))
     return model.eval().to(dtype)
+
+
+def search_of_random(model: PreTrainedModel, pixels: Tensor) -> Search:
+    """DINOv2-L's published range, as a share of the depth, and a threshold that some patches of images exceed.
+
+    Args:
+        model: of random weights.
+        pixels: images, `(B, 3, H, W)`.
+    """
+    depth = len(blocks_of(model))
+    with Recorder(model) as recorder:
+        norms_BT = recorder(pixels.to(model.device)).norms_LBT[depth - 2]
+    threshold = norms_BT.flatten().double().quantile(1 - _OUTLIER_SHARE).item()
+    return Search(OutlierRule(depth - 2, threshold), first_layer=0, last_layer=depth * 3 // 4 - 1)

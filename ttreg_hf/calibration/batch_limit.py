@@ -36,9 +36,10 @@ class BatchLimit:
         start = 0
         while start < len(batch):
             stop = min(len(batch), start + (self._most or len(batch)))
-            recording = self._try(recorder, batch.pixel_values[start:stop])
+            images = batch.pixel_values[start:stop]
+            recording = self._try(recorder, _filled(images, min(batch.fill_to, self._most or batch.fill_to)))
             if recording is not None:
-                yield batch.places[start:stop], recording
+                yield batch.places[start:stop], recording.of(slice(stop - start))
                 start = stop
 
     def _try(self, recorder: Recorder, pixel_values: Tensor) -> Recording | None:
@@ -52,3 +53,10 @@ class BatchLimit:
         self._most = len(pixel_values) // 2
         self._say(f"out of memory with {len(pixel_values)} images at once, going on with {self._most}")
         return None
+
+
+def _filled(pixel_values: Tensor, count: int) -> Tensor:
+    """Repeats of the images behind them, up to so many."""
+    if len(pixel_values) >= count:
+        return pixel_values
+    return pixel_values.repeat(-(-count // len(pixel_values)), 1, 1, 1)[:count]

@@ -29,14 +29,17 @@ class Batch:
     """Images of one size.
 
     Args:
-        pixel_values: `(B, 3, H, W)`; `B` may be 0.
-        places: of the images in the global order.
-        cut: if not `None`, this process has now seen all its images before this place.
+        pixel_values: `(B, 3, H, W)`.
+        places: of the images in the global order, rising.
+        seen_before: if not `None`, this process has now seen all its images before this place.
+        fill_to: to how many images a forward pass of them is best filled up; 0 for as many as there are. A GPU may
+            round differently for another number of images, and results are not to depend on how images were shared.
     """
 
     pixel_values: Tensor
     places: tuple[int, ...]
-    cut: int | None = None
+    seen_before: int | None = None
+    fill_to: int = 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -78,7 +81,7 @@ class ImageBatches:
         source: what `open_images` returns.
         processor: a transformers image processor; may be `None` if all images are float tensors.
         num_images: how many images of the source to use, over all processes.
-        batch_size: images in a batch at most; fewer at the end, at cuts, and where images differ in size.
+        batch_size: images in a batch at most; fewer at the end, and where images differ in size.
         device: where batches go.
         processes: which of the images are this process's.
         workers: processes that decode; 0 decodes in this one.
@@ -103,7 +106,6 @@ class ImageBatches:
         self.workers = workers
         self.most_bad = math.ceil(max_bad_share * num_images)
         self.start = 0
-        self.cuts: tuple[int, ...] = ()
         self.keep: Callable[[int], bool] | None = None
         self.status: Callable[[], str] | None = None  # a few words on what was found so far, for who shows progress
         self.seen = Seen()  # the views below share it
@@ -138,10 +140,6 @@ class ImageBatches:
         """Only the images before this place."""
         return self._view(num_images=min(num_images, self.num_images))
 
-    def cut_at(self, cuts: Iterable[int]) -> "ImageBatches":
-        """No batch holds images from both sides of a cut, and the batch before it says so."""
-        return self._view(cuts=tuple(sorted(cuts)))
-
     def told_by(self, status: Callable[[], str]) -> "ImageBatches":
         """The same, with words on what was found so far."""
         return self._view(status=status)
@@ -173,8 +171,9 @@ class ImageBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for collated in self._collated():
+            is_filled = self.device.type == "cuda" and len(collated.by_size) == 1
             for batch in collated.by_size:
-                yield batch.to(self.device)
+                yield replace(batch.to(self.device), fill_to=self.batch_size if is_filled else 0)
 
     def _collated(self) -> Iterator["_Collated"]:
         """What comes from the workers; unreadable images are noted on the way."""
@@ -205,31 +204,16 @@ class ImageBatches:
         return view
 
 
-class _Cut:
-    """Stands for an image, where all images before a cut have been handed out."""
-
-
 class _RawBatches:
-    """Lists of `(place, raw image)`; after the last image before a cut comes `(cut, _Cut())`."""
+    """Lists of `(place, raw image)`."""
 
     def __init__(self, batches: ImageBatches) -> None:
         self.batches = batches
 
     def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
-        batch: list[tuple[int, Any]] = []
-        cuts = [cut for cut in self.batches.cuts if cut > self.batches.start]
-        for place, image in self.batches._images():
-            while cuts and place >= cuts[0]:
-                yield [*batch, (cuts.pop(0), _Cut())]
-                batch = []
-            batch.append((place, image))
-            if len(batch) == self.batches.batch_size:
-                yield batch
-                batch = []
-        if batch:
+        images = self.batches._images()
+        while batch := list(itertools.islice(images, self.batches.batch_size)):
             yield batch
-        for cut in cuts:
-            yield [(cut, _Cut())]
 
 
 class _Decoded(Dataset[Any]):
@@ -240,8 +224,6 @@ class _Decoded(Dataset[Any]):
 
     def __getitem__(self, item: tuple[int, Any]) -> tuple[int, Any]:
         place, image = item
-        if isinstance(image, _Cut):
-            return item
         try:
             return place, to_pixel_values(image, self.processor, name=image_key(image, place))
         except OSError as error:  # a file that is corrupt, truncated, empty, missing or of another kind
@@ -262,10 +244,8 @@ def _collate(items: list[tuple[int, Any]]) -> _Collated:
     for size in sizes:
         places = tuple(place for place, image in images.items() if image.shape == size)
         batches.append(Batch(torch.stack([images[place] for place in places]), places))
-    cut = next((place for place, found in items if isinstance(found, _Cut)), None)
-    if cut is not None:  # comes with the last of them
-        last = batches.pop() if batches else Batch(torch.empty(0), ())
-        batches.append(replace(last, cut=cut))
+    if batches:
+        batches[-1] = replace(batches[-1], seen_before=1 + max(place for place, _ in items))
     return _Collated(batches, [(place, found) for place, found in items if isinstance(found, BadImage)])
 
 

@@ -3,7 +3,10 @@
 Letters: `L` blocks, `B` images, `T` tokens, `F` neurons.
 """
 
-from collections.abc import Callable, Iterable
+import bisect
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from transformers import PreTrainedModel
 
@@ -74,8 +77,9 @@ class ScorePass:
         self.model, self.search, self.config, self.processes = model, search, config, processes
         self.limit, self.say = limit or BatchLimit(say), say
         self.layout = inner_layout(model)
-        width = max(down_projection(block).in_features for block in blocks_of(model))
-        self.statistics = ScoreStatistics(len(blocks_of(model)), width, model.device)
+        self.statistics = self._none()  # of the images before the last cut
+        self._cuts: list[int] = []  # places; a part of the sums is of the images before the next cut, or the end
+        self._parts: dict[int | None, ScoreStatistics] = collections.defaultdict(self._none)
         self.stopped_at: int | None = None  # a place, if an early stop came
 
     def run(
@@ -97,19 +101,19 @@ class ScorePass:
             batches.bad_images.update(state.bad_images)
             self.say(f"resumed after {start} images")
         saves = store.places(batches.num_images) if store is not None else ()
+        self._cuts = [cut for cut in sorted({*marks, *saves}) if cut > start]
         with self.recorder() as recorder:
-            shown = batches.since(start).cut_at({*marks, *saves}).told_by(self._status)
-            for batch in progress("score", shown, batches.num_images):
-                self.score(recorder, batch)
-                if batch.cut is None:
-                    continue
-                if batch.cut in marks:
-                    snapshots[batch.cut] = self.statistics.copy()
+            shown = batches.since(start).told_by(self._status)
+            for cut in self._cuts_passed(recorder, progress("score", shown, batches.num_images)):
+                if cut in marks:
+                    snapshots[cut] = self.statistics.copy()
                     if early_stop and self._is_stable(snapshots):
-                        self.stopped_at = batch.cut
+                        self.stopped_at = cut
                         break
-                if store is not None and batch.cut in saves:
-                    store.save(RunState(batch.cut, self.statistics, snapshots, batches.bad_images))
+                if store is not None and cut in saves:
+                    store.save(RunState(cut, self.statistics, snapshots, batches.bad_images))
+        if self.stopped_at is None:
+            self.statistics = self._so_far()
         return self._merged(snapshots)
 
     def recorder(self) -> Recorder:
@@ -123,15 +127,45 @@ class ScorePass:
         )
 
     def score(self, recorder: Recorder, batch: Batch) -> None:
-        """Take in a batch."""
+        """Take in a batch, which may hold images from both sides of a cut."""
         for places, recording in self.limit.record(recorder, batch):
             outliers_BT = self.search.rule.outliers(recording, self.layout, 0)
-            self.statistics.add(recording.acts_by_layer, outliers_BT, places, self.config.max_active_fraction)
+            for cut, images in _split(places, self._cuts):
+                acts_by_layer = {layer: acts_BTF[images] for layer, acts_BTF in recording.acts_by_layer.items()}
+                found = (acts_by_layer, outliers_BT[images], places[images])
+                self._parts[cut].add(*found, self.config.max_active_fraction)
+
+    def _cuts_passed(self, recorder: Recorder, batches: Iterable[Batch]) -> Iterator[int]:
+        """Score the batches; a cut comes once all of this process's images before it are in `statistics`."""
+        left = collections.deque(self._cuts)
+        for batch in batches:
+            self.score(recorder, batch)
+            while left and batch.seen_before is not None and batch.seen_before >= left[0]:
+                yield self._passed(left.popleft())
+        for cut in left:  # of a short stream too, so that all processes meet at the same ones
+            yield self._passed(cut)
+
+    def _passed(self, cut: int) -> int:
+        self.statistics.merge(self._parts[cut])
+        del self._parts[cut]
+        return cut
+
+    def _none(self) -> ScoreStatistics:
+        width = max(down_projection(block).in_features for block in blocks_of(self.model))
+        return ScoreStatistics(len(blocks_of(self.model)), width, self.model.device)
+
+    def _so_far(self) -> ScoreStatistics:
+        """Of all images that were taken in."""
+        total = self.statistics.copy()
+        for part in self._parts.values():
+            total.merge(part)
+        return total
 
     def _status(self) -> str:
         """Of this process's images alone; asks the device, so not to be called at every batch."""
-        found = self.convergence({0: self.statistics})
-        return f"{self.statistics.images_with_outliers} with outliers, halves {found.overlap_of_halves[0]:.0%}"
+        so_far = self._so_far()
+        found = self.convergence({0: so_far})
+        return f"{so_far.images_with_outliers} with outliers, halves {found.overlap_of_halves[0]:.0%}"
 
     def _is_stable(self, snapshots: dict[int, ScoreStatistics]) -> bool:
         last_two = {count: self._summed(snapshots[count]) for count in sorted(snapshots)[-2:]}
@@ -153,3 +187,11 @@ class ScorePass:
 
     def _summed(self, statistics: ScoreStatistics) -> ScoreStatistics:
         return statistics.from_tensor(self.processes.sum(statistics.to_tensor()))
+
+
+def _split(places: Sequence[int], cuts: Sequence[int]) -> Iterator[tuple[int | None, slice]]:
+    """The images before each cut and after the one before it: the cut, and where they are; `None` after the last."""
+    by_cut = itertools.groupby(range(len(places)), lambda image: bisect.bisect_right(cuts, places[image]))
+    for behind, group in by_cut:
+        images = list(group)
+        yield (cuts[behind] if behind < len(cuts) else None), slice(images[0], images[-1] + 1)

@@ -36,6 +36,15 @@ class Recording:
     feature_BD: Tensor | None
     embedding_norms_BT: Tensor
 
+    def of(self, images: slice) -> "Recording":
+        """The same of some of the images."""
+        return Recording(
+            self.norms_LBT[:, images],
+            {layer: acts_BTF[images] for layer, acts_BTF in self.acts_by_layer.items()},
+            None if self.feature_BD is None else self.feature_BD[images],
+            self.embedding_norms_BT[images],
+        )
+
 
 class _Enough(Exception):
     """Ends a forward pass after the last block that is needed."""
