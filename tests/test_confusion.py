@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from ttreg_hf.benchmarks import confusion
 from ttreg_hf.benchmarks.confusion import FAILED, LEFT_OUT, Cell, Outcome, Unjudged, confusion_table, summary, table
-from ttreg_hf.planted.kinds import KINDS
+from ttreg_hf.planted.kinds import KINDS, has_kind
 
 
 def _cell(kind="planted", seed=0):
@@ -105,3 +105,14 @@ def test_a_fixed_model_is_right_only_with_planted_neurons_that_are_enough():
     assert _outcome(_cell()).is_right
     assert not _outcome(_cell(), recovery="foreign").is_right
     assert not _outcome(_cell(), recovery="too few").is_right
+
+
+def test_long_ones_begin_first_and_a_run_that_is_cut_off_has_whole_seeds(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(confusion, "_judged", lambda left, *_: asked.extend(left) or map(_outcome, left))
+    confusion_table(seeds=2, families="clip", kinds="", num_images=4, processes=1, lines=None, as_json=True)
+    of_first_seed = [cell for cell in asked if cell.seed == 0]
+    assert asked[: len(of_first_seed)] == of_first_seed
+    assert {cell.kind for cell in of_first_seed} == {kind for kind in KINDS if has_kind("clip", kind)}
+    assert "dense" in [cell.kind for cell in of_first_seed[:5]]
+    assert len(set(asked)) == len(asked) == 2 * len(of_first_seed)
