@@ -97,8 +97,21 @@ def test_progress_says_how_long_all_models_take(tmp_path, monkeypatch, capsys):
     _confusion_table(tmp_path, seeds=2)
     error = capsys.readouterr().err
     assert "failed: nothing, clip/bright/0: because" in error
-    assert "2 of 2" in error
-    assert "CPU-hours for all 2" in error
+    assert "2 of 2 in " in error
+    assert "CPU-hours for all" in error
+
+
+def test_an_interrupted_run_prints_the_table_of_what_was_done_and_keeps_its_lines(tmp_path, monkeypatch, capsys):
+    def judge_one(left, num_images, processes):
+        yield _outcome(left[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(confusion, "_judged", judge_one)
+    _confusion_table(tmp_path, seeds=3)
+    shown = capsys.readouterr()
+    (entry,) = json.loads(shown.out)
+    assert entry["models"] == len((tmp_path / "l").read_text().splitlines()) == 1
+    assert "interrupted: the table is of 1 models of 3" in shown.err
 
 
 def test_a_fixed_model_is_right_only_with_planted_neurons_that_are_enough():

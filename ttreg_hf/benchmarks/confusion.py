@@ -126,21 +126,14 @@ def confusion_table(
     done = _read(lines) if lines is not None and lines.exists() else {}
     seen = [done[cell] for cell in wanted if cell in done]
     left = [cell for cell in wanted if cell not in done]
-    start = time.perf_counter()
-    for count, found in enumerate(_judged(left, num_images, processes), 1):
-        seen.append(found)
-        if lines is not None:
-            with lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(found)) + "\n")
-        if isinstance(found, Unjudged):
-            typer.echo(f"\r{found.why}: {found.kind}, {_name(found)}: {found.reason}", err=True)
-        hours = (time.perf_counter() - start) / 3600
-        typer.echo(
-            f"\r{len(seen)} of {len(wanted)}, {hours * 60:.1f} min, about {hours * 60 * (len(left) / count - 1):.1f} "
-            f"more; {hours * processes * len(left) / count:.1f} CPU-hours for all {len(left)}  ",
-            err=True,
-            nl=count == len(left),
-        )
+    try:
+        for found in _with_progress(_judged(left, num_images, processes), len(left), processes):
+            seen.append(found)
+            if lines is not None:
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(found)) + "\n")
+    except KeyboardInterrupt:
+        typer.echo(f"\ninterrupted: the table is of {len(seen)} models of {len(wanted)}", err=True)
     typer.echo(json.dumps(summary(seen), indent=2) if as_json else table(seen))
 
 
@@ -229,13 +222,30 @@ def _recovery(known: KnownModel, found: set[tuple[int, int]], outliers_left: flo
     return MINIMAL if outliers_left < GONE else TOO_FEW
 
 
+def _with_progress(judged: Iterable[Outcome | Unjudged], total: int, processes: int) -> Iterator[Outcome | Unjudged]:
+    """The same, and says how far it is, how long all take, and what could not be judged."""
+    start = time.perf_counter()
+    for count, found in enumerate(judged, 1):
+        yield found
+        minutes = (time.perf_counter() - start) / 60
+        if isinstance(found, Unjudged):
+            typer.echo(f"\r{found.why}: {found.kind}, {_name(found)}: {found.reason}", err=True)
+        typer.echo(
+            f"\r{count} of {total} in {minutes:.1f} min, about {minutes * (total / count - 1):.1f} more; "
+            f"{minutes * processes * total / count / 60:.2f} CPU-hours for all  ",
+            err=True,
+            nl=count == total,
+        )
+
+
 def _judged(cells: Sequence[Cell], num_images: int, processes: int) -> Iterator[Outcome | Unjudged]:
-    """As they come; each of the cells once, whatever happens to it."""
+    """As they come; each of the cells once, whatever happens to it. Ended early, no more of them begin."""
     if not cells:
         return
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    )
+    try:
         running = {pool.submit(_run, cell, num_images): cell for cell in cells}
         for future in as_completed(running):
             error = future.exception()
@@ -243,6 +253,8 @@ def _judged(cells: Sequence[Cell], num_images: int, processes: int) -> Iterator[
                 yield future.result()
             else:  # the other processes go on; all that is left fails if one was killed, and can be run again
                 yield Unjudged(**asdict(running[future]), why=FAILED, reason=f"{type(error).__name__}: {error}")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(cell: Cell, num_images: int) -> Outcome | Unjudged:
