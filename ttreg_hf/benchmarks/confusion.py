@@ -27,6 +27,8 @@ from ttreg_hf.planted.kinds import FAMILIES, KINDS, has_kind, make_known_model
 from ttreg_hf.planted.truth import KnownModel
 
 EXACT, MINIMAL, TOO_FEW, FOREIGN, NONE = "exact", "minimal", "too few", "foreign", "none"
+LEFT_OUT, FAILED = "left out", "failed"
+_LONGEST = ("dense", "hot neurons", "planted and fixed positions")  # no seed ends with one process at work on these
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,24 @@ class Outcome:
         return self.got in self.expected and (self.got != "fixed" or self.recovery in (EXACT, MINIMAL))
 
 
+@dataclass(frozen=True)
+class Unjudged:
+    """A made model that says nothing about calibration; it is counted, so that no model goes missing.
+
+    Args:
+        family, kind, trigger, seed: of the model.
+        why: `left out` (it is not what it should be) or `failed` (an error that nobody expected).
+        reason: in words.
+    """
+
+    family: str
+    kind: str
+    trigger: str
+    seed: int
+    why: str
+    reason: str
+
+
 def confusion_table(
     seeds: Annotated[int, typer.Option(help="How many models of each sort.")] = 10,
     families: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
@@ -98,21 +118,23 @@ def confusion_table(
     wanted = [
         Cell(family, kind, trigger, seed)
         for seed in range(seeds)
-        for kind in _chosen("--kinds", kinds, KINDS)
+        for kind in sorted(_chosen("--kinds", kinds, KINDS), key=lambda kind: kind not in _LONGEST)
         for family in _chosen("--families", families, FAMILIES)
         if has_kind(family, kind)
         for trigger in KINDS[kind].triggers
     ]
     done = _read(lines) if lines is not None and lines.exists() else {}
-    outcomes = [done[cell] for cell in wanted if cell in done]
+    seen = [done[cell] for cell in wanted if cell in done]
     left = [cell for cell in wanted if cell not in done]
-    for outcome in _outcomes(left, num_images, processes):
-        outcomes.append(outcome)
-        if lines is not None:
-            with lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(outcome)) + "\n")
-        typer.echo(f"\r{len(outcomes)} of {len(wanted)}", err=True, nl=len(outcomes) == len(wanted))
-    typer.echo(json.dumps(summary(outcomes), indent=2) if as_json else table(outcomes))
+    try:
+        for found in _with_progress(_judged(left, num_images, processes), len(left), processes):
+            seen.append(found)
+            if lines is not None:
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(found)) + "\n")
+    except KeyboardInterrupt:
+        typer.echo(f"\ninterrupted: the table is of {len(seen)} models of {len(wanted)}", err=True)
+    typer.echo(json.dumps(summary(seen), indent=2) if as_json else table(seen))
 
 
 def judge(known: KnownModel, cell: Cell, *, num_images: int) -> Outcome:
@@ -144,40 +166,46 @@ def judge(known: KnownModel, cell: Cell, *, num_images: int) -> Outcome:
     )
 
 
-def summary(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """One entry a kind: counts of verdicts and recoveries, in the order of the kinds."""
+def summary(judged: Iterable[Outcome | Unjudged]) -> list[dict[str, Any]]:
+    """One entry a kind: counts of verdicts and recoveries, and of what could not be judged, in the order of kinds."""
     by_kind = collections.defaultdict(list)
-    for outcome in outcomes:
-        by_kind[outcome.kind].append(outcome)
-    return [
-        {
-            "kind": kind,
-            "models": len(of_kind),
-            "right": sum(outcome.is_right for outcome in of_kind),
-            "expected": " or ".join(of_kind[0].expected),
-            "verdicts": dict(collections.Counter(outcome.got for outcome in of_kind)),
-            "recovery": dict(collections.Counter(outcome.recovery for outcome in of_kind)),
-            "foreign neurons": sum(outcome.foreign for outcome in of_kind),
-            "median seconds": statistics.median(outcome.seconds for outcome in of_kind),
-            "wrong": [f"{o.family}/{o.trigger}/{o.seed}: {o.got}, {o.recovery}" for o in of_kind if not o.is_right],
-        }
-        for kind in KINDS
-        if (of_kind := by_kind[kind])
-    ]
+    for found in judged:
+        by_kind[found.kind].append(found)
+    return [_entry(kind, by_kind[kind]) for kind in KINDS if by_kind[kind]]
 
 
-def table(outcomes: Iterable[Outcome]) -> str:
+def _entry(kind: str, found: Sequence[Outcome | Unjudged]) -> dict[str, Any]:
+    outcomes = [one for one in found if isinstance(one, Outcome)]
+    unjudged = [one for one in found if isinstance(one, Unjudged)]
+    return {
+        "kind": kind,
+        "models": len(found),
+        "right": sum(outcome.is_right for outcome in outcomes),
+        "expected": " or ".join(outcomes[0].expected) if outcomes else "",
+        "verdicts": dict(collections.Counter(outcome.got for outcome in outcomes)),
+        "recovery": dict(collections.Counter(outcome.recovery for outcome in outcomes)),
+        "foreign neurons": sum(outcome.foreign for outcome in outcomes),
+        "unjudged": dict(collections.Counter(one.why for one in unjudged)),
+        "median seconds": statistics.median(outcome.seconds for outcome in outcomes) if outcomes else 0.0,
+        "wrong": [f"{_name(one)}: {one.got}, {one.recovery}" for one in outcomes if not one.is_right],
+        "not judged": [f"{_name(one)}: {one.why}, {one.reason}" for one in unjudged],
+    }
+
+
+def table(judged: Iterable[Outcome | Unjudged]) -> str:
     """The summary as Markdown."""
     verdicts, recoveries = ("fixed", "clean", "unresolved"), (EXACT, MINIMAL, TOO_FEW, FOREIGN, NONE)
-    heads = ("kind", "models", "right", "expected", *verdicts, *recoveries, "foreign neurons", "seconds")
+    whys = (LEFT_OUT, FAILED)
+    heads = ("kind", "models", "right", "expected", *verdicts, *recoveries, "foreign neurons", *whys, "seconds")
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for entry in summary(outcomes):
-        got, recovery = entry["verdicts"], entry["recovery"]
+    for entry in summary(judged):
+        got, recovery, unjudged = entry["verdicts"], entry["recovery"], entry["unjudged"]
         cells = [
             *(entry[name] for name in heads[:4]),
             *(got.get(verdict, "") for verdict in verdicts),
             *(recovery.get(name, "") for name in recoveries),
             entry["foreign neurons"],
+            *(unjudged.get(why, "") for why in whys),
             f"{entry['median seconds']:.1f}",
         ]
         rows.append(f"| {' | '.join(map(str, cells))} |")
@@ -194,47 +222,71 @@ def _recovery(known: KnownModel, found: set[tuple[int, int]], outliers_left: flo
     return MINIMAL if outliers_left < GONE else TOO_FEW
 
 
-def _outcomes(cells: Sequence[Cell], num_images: int, processes: int) -> Iterator[Outcome]:
-    """As they come; says which made models are left out, and which calibrations failed."""
+def _with_progress(judged: Iterable[Outcome | Unjudged], total: int, processes: int) -> Iterator[Outcome | Unjudged]:
+    """The same, and says how far it is, how long all take, and what could not be judged."""
+    start = time.perf_counter()
+    for count, found in enumerate(judged, 1):
+        yield found
+        minutes = (time.perf_counter() - start) / 60
+        if isinstance(found, Unjudged):
+            typer.echo(f"\r{found.why}: {found.kind}, {_name(found)}: {found.reason}", err=True)
+        typer.echo(
+            f"\r{count} of {total} in {minutes:.1f} min, about {minutes * (total / count - 1):.1f} more; "
+            f"{minutes * processes * total / count / 60:.2f} CPU-hours for all  ",
+            err=True,
+            nl=count == total,
+        )
+
+
+def _judged(cells: Sequence[Cell], num_images: int, processes: int) -> Iterator[Outcome | Unjudged]:
+    """As they come; each of the cells once, whatever happens to it. Ended early, no more of them begin."""
     if not cells:
         return
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    )
+    try:
         running = {pool.submit(_run, cell, num_images): cell for cell in cells}
         for future in as_completed(running):
-            cell, error = running[future], future.exception()
-            name = f"{cell.family}, {cell.kind}, {cell.trigger}, seed {cell.seed}"
-            if error is not None:
-                typer.echo(f"\rfailed: {name}: {type(error).__name__}: {error}", err=True)
-            elif isinstance(outcome := future.result(), str):
-                typer.echo(f"\rleft out: {name}: {outcome}", err=True)
-            else:
-                yield outcome
+            error = future.exception()
+            if error is None:
+                yield future.result()
+            else:  # the other processes go on; all that is left fails if one was killed, and can be run again
+                yield Unjudged(**asdict(running[future]), why=FAILED, reason=f"{type(error).__name__}: {error}")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run(cell: Cell, num_images: int) -> Outcome | str:
+def _run(cell: Cell, num_images: int) -> Outcome | Unjudged:
     """The outcome; or, of a made model that is not what it should be, why it would judge calibration wrongly."""
-    known = make_known_model(cell.family, cell.kind, trigger=cell.trigger, seed=cell.seed)
     try:
+        known = make_known_model(cell.family, cell.kind, trigger=cell.trigger, seed=cell.seed)
         check_truth(known)
     except ValueError as error:
-        return str(error)
+        return Unjudged(**asdict(cell), why=LEFT_OUT, reason=str(error))
     return judge(known, cell, num_images=num_images)
 
 
-def _read(lines: Path) -> dict[Cell, Outcome]:
-    """Whole lines; what a kill left of the last one is cut off, so that the next line begins on its own."""
+def _read(lines: Path) -> dict[Cell, Outcome | Unjudged]:
+    """Whole lines, but those of failures, which are tried again.
+
+    What a kill left of the last line is cut off, so that the next one begins on its own.
+    """
     text = lines.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
         os.truncate(lines, len(whole))
-    outcomes = {}
+    judged: dict[Cell, Outcome | Unjudged] = {}
     for line in whole.decode("utf-8").splitlines():
         fields: dict[str, Any] = {name: _frozen(value) for name, value in json.loads(line).items()}
-        outcome = Outcome(**fields)
-        outcomes[Cell(outcome.family, outcome.kind, outcome.trigger, outcome.seed)] = outcome
-    return outcomes
+        found = Unjudged(**fields) if "why" in fields else Outcome(**fields)
+        if not isinstance(found, Unjudged) or found.why != FAILED:
+            judged[Cell(found.family, found.kind, found.trigger, found.seed)] = found
+    return judged
+
+
+def _name(found: Outcome | Unjudged) -> str:
+    return f"{found.family}/{found.trigger}/{found.seed}"
 
 
 def _frozen(value: Any) -> Any:
