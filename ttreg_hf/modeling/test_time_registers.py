@@ -47,6 +47,11 @@ class TokenLayout:
     def patches(self) -> slice:
         return slice(self.num_prefix_tokens + self.num_test_time_registers, None)
 
+    def split(self, tensor: Tensor, dim: int = 1) -> tuple[Tensor, ...]:
+        """Prefix tokens, registers and patches, along an axis of tokens."""
+        before = self.num_prefix_tokens
+        return tensor.tensor_split([before, before + self.num_test_time_registers], dim)
+
     def insert(self, tokens_BTD: Tensor) -> Tensor:
         """Zero vectors put in as registers: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
         empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
@@ -88,7 +93,7 @@ class TokenLayout:
 
     def remove(self, tensor: Tensor, dim: int = 1) -> Tensor:
         """Registers taken out of an axis of tokens: `(B, P + R + N, D)` -> `(B, P + N, D)`."""
-        prefix, _, patches = tensor.tensor_split([self.registers.start, self.registers.stop], dim)
+        prefix, _, patches = self.split(tensor, dim)
         return torch.cat([prefix, patches], dim)
 
     def remove_from_attention(self, attention_BHTT: Tensor) -> Tensor:
@@ -144,10 +149,10 @@ def _value_per_neuron(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None
 
 def _value_per_layer(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
     as_one_neuron = acts_BTK.flatten(1).unsqueeze(-1)  # (B, T, K) -> (B, T * K, 1)
-    if seen_BT is None:
-        return signed_max(as_one_neuron, keepdim=True)  # (B, 1, 1)
-    counts = torch.where(seen_BT.unsqueeze(-1), base_1T1.abs(), -1).expand_as(acts_BTK)
-    return signed_max(as_one_neuron, counts.flatten(1).unsqueeze(-1), keepdim=True)
+    counts = None
+    if seen_BT is not None:
+        counts = torch.where(seen_BT.unsqueeze(-1), base_1T1.abs(), -1).expand_as(acts_BTK).flatten(1).unsqueeze(-1)
+    return signed_max(as_one_neuron, counts, keepdim=True).expand(-1, -1, acts_BTK.shape[2])  # (B, 1, K)
 
 
 def _mean(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
@@ -217,10 +222,10 @@ def shift_neurons(
     """
     acts_BTK = acts_BTF.index_select(-1, neurons.index_K)
     moved = SHIFT_VALUES[value](acts_BTK, neurons.base_1T1, seen_BT)
-    moved = (moved if scale == 1 else moved * scale).expand(-1, layout.num_test_time_registers, acts_BTK.shape[2])
-    seen_BN = None if seen_BT is None else seen_BT[:, layout.patches]
-    left = SHIFT_FILLS[fill](acts_BTK[:, layout.patches], neurons.zero, seen_BN)
-    shifted_BTK = torch.cat([acts_BTK[:, layout.prefix], moved, left], dim=1)
+    moved = moved if scale == 1 else moved * scale
+    prefix, _, patches = layout.split(acts_BTK)
+    left = SHIFT_FILLS[fill](patches, neurons.zero, None if seen_BT is None else seen_BT[:, layout.patches])
+    shifted_BTK = torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)
     write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
     return write(-1, neurons.index_K, shifted_BTK)
 
