@@ -1,6 +1,7 @@
 """Which form of the shift runs, and that the Triton kernel gives what plain PyTorch gives, bit for bit."""
 
 import sys
+import types
 
 import pytest
 import torch
@@ -24,9 +25,19 @@ def test_without_triton_it_is_refused_and_the_plain_form_stays(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "ttreg_hf.kernels.shift", raising=False)
     model = _model()
-    with pytest.raises(ValueError, match=r"`use_triton` needs Triton, which cannot be imported here\. Install it"):
+    with pytest.raises(ValueError, match=r"needs Triton 3\.3 or newer, which cannot be imported here\. Install it"):
         use_triton(model)
     assert model.registers.shift is shift_neurons
+
+
+def test_an_older_triton_is_refused_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton.language", types.ModuleType("triton.language"))
+    monkeypatch.setitem(sys.modules, "triton", older := types.ModuleType("triton"))
+    older.__version__, older.language = "3.2.0", sys.modules["triton.language"]
+    monkeypatch.delitem(sys.modules, "ttreg_hf.kernels.shift", raising=False)
+    with pytest.raises(ValueError, match=r"needs Triton 3\.3 or newer") as refused:
+        use_triton(_model())
+    assert str(refused.value.__cause__) == "needs Triton 3.3 or newer, got 3.2.0"
 
 
 def test_a_model_that_is_not_patched_is_refused():
