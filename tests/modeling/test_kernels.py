@@ -6,11 +6,19 @@ import types
 import pytest
 import torch
 from families import BARE_CASES, images
+from torch.profiler import ProfilerActivity, profile
 
 from modeling.laws import assert_equal_outputs, flat_tensors, forward, patched_model, run
 from ttreg_hf import modeling
 from ttreg_hf.kernels import use_triton
-from ttreg_hf.modeling.test_time_registers import SHIFT_FILLS, SHIFT_VALUES, ShiftedNeurons, TokenLayout, shift_neurons
+from ttreg_hf.modeling.test_time_registers import (
+    SHIFT_FILLS,
+    SHIFT_VALUES,
+    NeuronShift,
+    ShiftedNeurons,
+    TokenLayout,
+    shift_neurons,
+)
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -73,6 +81,33 @@ def test_the_shift_writes_in_place_only_where_no_gradient_is_recorded():
     forward(model, images())
     assert seen
     assert not any(seen)
+
+
+def test_what_a_shift_reads_is_made_once_for_each_kind_of_activation_and_is_not_state():
+    model, stock = _model(), CASE.stock_model()
+    shifts = [module for module in model.modules() if isinstance(module, NeuronShift)]
+    run(model, images())
+    first = [dict(shift._made) for shift in shifts]
+    run(model, images(5))
+    assert [list(map(id, shift._made.values())) for shift in shifts] == [
+        list(map(id, each.values())) for each in first
+    ]
+    run(model.double(), images().double())
+    assert [len(shift._made) for shift in shifts] == [2] * len(shifts)
+    assert list(model.state_dict()) == list(stock.state_dict())
+    assert [name for name, _ in model.named_buffers()] == [name for name, _ in stock.named_buffers()]
+
+
+def test_a_shift_is_six_kernels_and_four_views():
+    """In eager mode and for a few images, what a layer costs is the number of calls."""
+    acts, layout = torch.randn(2, 6, 8), TokenLayout(1, 1, (4, 4))
+    neurons = ShiftedNeurons.among(acts, [1, 5], layout)
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as profiled:
+        shift_neurons(acts, neurons, layout, value="per_neuron", fill="zero", scale=1.0, in_place=True)
+    called = [event.name.removeprefix("aten::") for event in profiled.events() if event.cpu_parent is None]
+    kernels = ["index_select", "copysign", "argmax", "gather", "cat", "index_copy_"]
+    assert [name for name in called if name not in ("tensor_split", "expand_as")] == kernels
+    assert len(called) == len(kernels) + 2  # a split is three views
 
 
 @pytest.mark.gpu
