@@ -1,6 +1,6 @@
 """What `import ttreg_hf` adds to an import of transformers, and loading a patched model to loading its base model.
 
-Run it through `scripts/benchmark_loading.py`. Every measurement is a process of its own; rivals take turns.
+Run it through `scripts/benchmark_loading.py`, on Linux. Every measurement is a process of its own; rivals take turns.
 """
 
 import json
@@ -21,13 +21,15 @@ from ttreg_hf.benchmarks.rivals import BASE, PATCHED, neurons_of
 from ttreg_hf.benchmarks.timing import machine
 
 _CHILD = """
-import resource, time
+import time
+def peak():  # of this process alone: what `getrusage` tells begins with its parent's
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 {before}
-held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+held = peak()
 start, computed = time.perf_counter(), time.process_time()
 {measured}
 print(time.perf_counter() - start, time.process_time() - computed)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024)
+print(peak() - held)
 """
 _STOCK, _BOTH = "transformers", "transformers and ttreg_hf"
 
