@@ -4,7 +4,7 @@ import copy
 import pickle
 
 import pytest
-from families import images
+from families import BARE_CASES, images
 
 from modeling.laws import assert_equal_outputs, forward, patched_model, run
 from ttreg_hf import modeling
@@ -43,4 +43,15 @@ def test_a_copy_has_parameters_and_a_config_of_its_own(case):
         parameter.data.zero_()
     twin.config.register_neurons = []
     twin.config.output_registers = True
+    assert_equal_outputs(run(model, images()), before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, _pickled], ids=["deepcopy", "pickle"])
+def test_a_copy_obeys_its_own_config(copied):
+    case = BARE_CASES[0]
+    model, stock = patched_model(modeling, case, case.stock_model()), case.stock_model()
+    twin = copied(model)
+    before = run(model, images())
+    twin.config.num_test_time_registers = 0
+    assert_equal_outputs(run(twin, images()), run(stock, images()))
     assert_equal_outputs(run(model, images()), before)

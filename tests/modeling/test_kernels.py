@@ -1,15 +1,24 @@
 """Which form of the shift runs, and that the Triton kernel gives what plain PyTorch gives, bit for bit."""
 
 import sys
+import types
 
 import pytest
 import torch
 from families import BARE_CASES, images
+from torch.profiler import ProfilerActivity, profile
 
 from modeling.laws import assert_equal_outputs, flat_tensors, forward, patched_model, run
 from ttreg_hf import modeling
 from ttreg_hf.kernels import use_triton
-from ttreg_hf.modeling.test_time_registers import SHIFT_FILLS, SHIFT_VALUES, ShiftedNeurons, TokenLayout, shift_neurons
+from ttreg_hf.modeling.test_time_registers import (
+    SHIFT_FILLS,
+    SHIFT_VALUES,
+    NeuronShift,
+    ShiftedNeurons,
+    TokenLayout,
+    shift_neurons,
+)
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -24,9 +33,19 @@ def test_without_triton_it_is_refused_and_the_plain_form_stays(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "ttreg_hf.kernels.shift", raising=False)
     model = _model()
-    with pytest.raises(ValueError, match=r"`use_triton` needs Triton, which cannot be imported here\. Install it"):
+    with pytest.raises(ValueError, match=r"needs Triton 3\.3 or newer, which cannot be imported here\. Install it"):
         use_triton(model)
     assert model.registers.shift is shift_neurons
+
+
+def test_an_older_triton_is_refused_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton.language", types.ModuleType("triton.language"))
+    monkeypatch.setitem(sys.modules, "triton", older := types.ModuleType("triton"))
+    older.__version__, older.language = "3.2.0", sys.modules["triton.language"]
+    monkeypatch.delitem(sys.modules, "ttreg_hf.kernels.shift", raising=False)
+    with pytest.raises(ValueError, match=r"needs Triton 3\.3 or newer") as refused:
+        use_triton(_model())
+    assert str(refused.value.__cause__) == "needs Triton 3.3 or newer, got 3.2.0"
 
 
 def test_a_model_that_is_not_patched_is_refused():
@@ -62,6 +81,33 @@ def test_the_shift_writes_in_place_only_where_no_gradient_is_recorded():
     forward(model, images())
     assert seen
     assert not any(seen)
+
+
+def test_what_a_shift_reads_is_made_once_for_each_kind_of_activation_and_is_not_state():
+    model, stock = _model(), CASE.stock_model()
+    shifts = [module for module in model.modules() if isinstance(module, NeuronShift)]
+    run(model, images())
+    first = [dict(shift._made) for shift in shifts]
+    run(model, images(5))
+    assert [list(map(id, shift._made.values())) for shift in shifts] == [
+        list(map(id, each.values())) for each in first
+    ]
+    run(model.double(), images().double())
+    assert [len(shift._made) for shift in shifts] == [2] * len(shifts)
+    assert list(model.state_dict()) == list(stock.state_dict())
+    assert [name for name, _ in model.named_buffers()] == [name for name, _ in stock.named_buffers()]
+
+
+def test_a_shift_is_six_kernels_and_four_views():
+    """In eager mode and for a few images, what a layer costs is the number of calls."""
+    acts, layout = torch.randn(2, 6, 8), TokenLayout(1, 1, (4, 4))
+    neurons = ShiftedNeurons.among(acts, [1, 5], layout)
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as profiled:
+        shift_neurons(acts, neurons, layout, value="per_neuron", fill="zero", scale=1.0, in_place=True)
+    called = [event.name.removeprefix("aten::") for event in profiled.events() if event.cpu_parent is None]
+    kernels = ["index_select", "copysign", "argmax", "gather", "cat", "index_copy_"]
+    assert [name for name in called if name not in ("tensor_split", "expand_as")] == kernels
+    assert len(called) == len(kernels) + 2  # a split is three views
 
 
 @pytest.mark.gpu

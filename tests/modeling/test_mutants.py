@@ -16,7 +16,7 @@ from modeling import laws
 
 SUITCASE = Path(ttreg_hf.modeling.__file__).parent
 METHOD, BASE = "test_time_registers.py", "ttreg_base.py"
-SHIFTED = "torch.cat([acts_BTK[:, layout.prefix], moved, left], dim=1)"
+SHIFTED = "torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)"
 WRITTEN = "return write(-1, neurons.index_K, shifted_BTK)"
 MAXIMUM = "signed_max(acts_BTK, counts, keepdim=True)"
 INSERTED = "return torch.cat([prefix, registers, patches], dim)"
@@ -43,13 +43,13 @@ MUTANTS = [
         "zero without moving",
         METHOD,
         SHIFTED,
-        SHIFTED.replace("moved", "acts_BTK[:, layout.registers]"),
+        SHIFTED.replace("*[moved] * layout.num_test_time_registers", "acts_BTK[:, layout.registers]"),
     ),
     (
         "move without zeroing",
         METHOD,
         SHIFTED,
-        SHIFTED.replace("left", "acts_BTK[:, layout.patches]"),
+        SHIFTED.replace("left", "patches"),
     ),
     (
         "image 0 only",
@@ -60,8 +60,8 @@ MUTANTS = [
     (
         "image 0's value for all",
         METHOD,
-        "moved * scale).expand(-1, ",
-        "moved * scale)[:1].expand(len(acts_BTK), ",
+        "moved if scale == 1 else moved * scale",
+        "(moved if scale == 1 else moved * scale)[:1].expand_as(moved)",
     ),
     (
         "register inside its own maximum",
@@ -85,7 +85,7 @@ MUTANTS = [
         "prefix zeroed too",
         METHOD,
         SHIFTED,
-        SHIFTED.replace("acts_BTK[:, layout.prefix]", "torch.zeros_like(acts_BTK[:, layout.prefix])"),
+        SHIFTED.replace("prefix", "torch.zeros_like(prefix)"),
     ),
     (
         "layer off by one",

@@ -33,7 +33,7 @@ def rivals_of(base: Any, size: str, *, kernel: bool) -> dict[str, Any]:
         size: of it, as `random_model` names it.
         kernel: the patched model with the Triton kernel, too.
     """
-    pairs = _neurons(size, base)
+    pairs = neurons_of(size, base)
     patched = add_test_time_registers(base, pairs)
     models: dict[str, Any] = {BASE: base, PATCHED: patched}
     if kernel:
@@ -50,7 +50,7 @@ def rivals_of(base: Any, size: str, *, kernel: bool) -> dict[str, Any]:
     return models
 
 
-def _neurons(size: str, base: Any) -> list[list[int]]:
+def neurons_of(size: str, base: Any) -> list[list[int]]:
     """The 45 published neurons of DINOv2-L; for other sizes as many, in six layers at the same depth."""
     known = known_checkpoint("facebook/dinov2-large")
     if size == "dinov2-large" and known is not None and known.register_neurons is not None:

@@ -24,12 +24,20 @@ def env(json: options.Json = False) -> None:
     versions["torch"] += f" (CUDA {torch.version.cuda or 'no'})"
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     machine = {"platform": platform.platform(), "cpus": str(os.cpu_count()), "gpus": ", ".join(gpus) or "none"}
-    machine["shift"] = _shift_form(versions["triton"] != "not installed" and bool(gpus))
+    machine["shift"] = _shift_form(bool(gpus) and _has_triton())
     table = new_table("what", "version", left=("what", "version"))
     for name, value in (versions | machine).items():
         table.add_row(name, value)
     printer.show(table)
     printer.result(versions | machine)
+
+
+def _has_triton() -> bool:
+    try:
+        import ttreg_hf.kernels.shift  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _shift_form(has_kernel: bool) -> str:

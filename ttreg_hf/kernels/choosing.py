@@ -12,7 +12,7 @@ def use_triton(model: TTRegModelMixin, enabled: bool = True) -> None:
     not saved.
 
     Raises:
-        ValueError: not a patched model, or Triton is not installed.
+        ValueError: not a patched model, or no Triton 3.3 or newer is installed.
     """
     if not isinstance(model, TTRegModelMixin):
         raise ValueError(
@@ -26,7 +26,7 @@ def use_triton(model: TTRegModelMixin, enabled: bool = True) -> None:
         from ttreg_hf.kernels.shift import shift_neurons_with_triton
     except ImportError as error:
         raise ValueError(
-            "`use_triton` needs Triton, which cannot be imported here. Install it (PyTorch's CUDA builds bring it "
-            "along), or keep the plain form, which gives the same."
+            "`use_triton` needs Triton 3.3 or newer, which cannot be imported here. Install it (PyTorch's CUDA "
+            "builds from 2.7 on bring it along), or keep the plain form, which gives the same."
         ) from error
     model.registers.shift = shift_neurons_with_triton

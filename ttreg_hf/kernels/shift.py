@@ -1,24 +1,33 @@
 """The shift as one Triton kernel: each column of a register neuron is read once and written in place.
 
-Importing this fails with `ImportError` where there is no Triton.
+Importing this fails with `ImportError` where there is no Triton, or one older than 3.3.
 
 Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `F` neurons, `K` register neurons.
 """
+
+from functools import cache
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from ttreg_hf.modeling.test_time_registers import ShiftedNeurons, TokenLayout, shift_neurons
+
+if TorchVersion(triton.__version__) < "3.3":  # its compiled kernels did not take their constants as arguments
+    raise ImportError(f"needs Triton 3.3 or newer, got {triton.__version__}")
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _TOKENS_OF_TILE = 64  # where one program handles all neurons of a layer
 _MOST_NEURONS = 64  # that it handles
 _MOST_TOKENS = 1024  # of a tile where a program handles one neuron
+# a compiled kernel serves all their values, and so can be called again without Triton's search for a fitting one
+_VARIABLES = ("acts", "index", "seen", "num_tokens", "num_neurons", "image_stride", "token_stride", "scale")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARIABLES)
 def _shift(  # type: ignore[no-untyped-def]
     acts,
     index,
@@ -102,11 +111,20 @@ def shift_neurons_with_triton(
             acts_BTF, neurons, layout, value=value, fill=fill, scale=scale, seen_BT=seen_BT, in_place=in_place
         )
     images, tokens, _ = acts_BTF.shape
-    per_layer = value == "per_layer"
-    together = triton.next_power_of_2(count) if per_layer else 1
-    is_wide = acts_BTF.dtype == torch.float32
     with torch.cuda.device_of(acts_BTF):
-        _shift[(images, triton.cdiv(count, together))](
+        kernel, constants = _compiled(
+            acts_BTF.device,
+            acts_BTF.dtype,
+            layout.num_prefix_tokens,
+            layout.num_test_time_registers,
+            value == "per_layer",
+            scale != 1,
+            fill == "zero",
+            seen_BT is not None,
+            tokens,
+            count,
+        )
+        kernel[images, -(-count // constants[-1]), 1](
             acts_BTF,
             neurons.index_K,
             neurons.index_K if seen_BT is None else seen_BT.contiguous().view(torch.uint8),
@@ -115,18 +133,40 @@ def shift_neurons_with_triton(
             acts_BTF.stride(0),
             acts_BTF.stride(1),
             float(scale),
-            prefix=layout.num_prefix_tokens,
-            registers=layout.num_test_time_registers,
-            per_layer=per_layer,
-            scaled=scale != 1,
-            zeroed=fill == "zero",
-            masked=seen_BT is not None,
-            integer=tl.int32 if is_wide else tl.int16,
-            magnitude_bits=0x7FFFFFFF if is_wide else 0x7FFF,
-            tokens_of_tile=_TOKENS_OF_TILE if per_layer else min(_MOST_TOKENS, triton.next_power_of_2(tokens)),
-            neurons_of_tile=together,
+            *constants,
         )
     return acts_BTF
+
+
+@cache
+def _compiled(
+    device: torch.device,
+    dtype: torch.dtype,
+    prefix: int,
+    registers: int,
+    per_layer: bool,
+    scaled: bool,
+    zeroed: bool,
+    masked: bool,
+    tokens: int,
+    count: int,
+) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel for such a shift on this device, which must be the current one, and its constants."""
+    is_wide = dtype == torch.float32
+    constants = (
+        prefix,
+        registers,
+        per_layer,
+        scaled,
+        zeroed,
+        masked,
+        tl.int32 if is_wide else tl.int16,
+        0x7FFFFFFF if is_wide else 0x7FFF,
+        _TOKENS_OF_TILE if per_layer else min(_MOST_TOKENS, triton.next_power_of_2(tokens)),
+        triton.next_power_of_2(count) if per_layer else 1,
+    )
+    seen = torch.uint8 if masked else torch.int64
+    return _shift.warmup(dtype, torch.int64, seen, tokens, count, 1, 1, 1.0, *constants, grid=(1,)), constants
 
 
 def _is_possible(acts_BTF: Tensor, value: str, fill: str, count: int) -> bool:

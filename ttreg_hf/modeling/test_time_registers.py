@@ -47,6 +47,11 @@ class TokenLayout:
     def patches(self) -> slice:
         return slice(self.num_prefix_tokens + self.num_test_time_registers, None)
 
+    def split(self, tensor: Tensor, dim: int = 1) -> tuple[Tensor, ...]:
+        """Prefix tokens, registers and patches, along an axis of tokens."""
+        before = self.num_prefix_tokens
+        return tensor.tensor_split([before, before + self.num_test_time_registers], dim)
+
     def insert(self, tokens_BTD: Tensor) -> Tensor:
         """Zero vectors put in as registers: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
         empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
@@ -88,7 +93,7 @@ class TokenLayout:
 
     def remove(self, tensor: Tensor, dim: int = 1) -> Tensor:
         """Registers taken out of an axis of tokens: `(B, P + R + N, D)` -> `(B, P + N, D)`."""
-        prefix, _, patches = tensor.tensor_split([self.registers.start, self.registers.stop], dim)
+        prefix, _, patches = self.split(tensor, dim)
         return torch.cat([prefix, patches], dim)
 
     def remove_from_attention(self, attention_BHTT: Tensor) -> Tensor:
@@ -144,10 +149,10 @@ def _value_per_neuron(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None
 
 def _value_per_layer(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
     as_one_neuron = acts_BTK.flatten(1).unsqueeze(-1)  # (B, T, K) -> (B, T * K, 1)
-    if seen_BT is None:
-        return signed_max(as_one_neuron, keepdim=True)  # (B, 1, 1)
-    counts = torch.where(seen_BT.unsqueeze(-1), base_1T1.abs(), -1).expand_as(acts_BTK)
-    return signed_max(as_one_neuron, counts.flatten(1).unsqueeze(-1), keepdim=True)
+    counts = None
+    if seen_BT is not None:
+        counts = torch.where(seen_BT.unsqueeze(-1), base_1T1.abs(), -1).expand_as(acts_BTK).flatten(1).unsqueeze(-1)
+    return signed_max(as_one_neuron, counts, keepdim=True).expand(-1, -1, acts_BTK.shape[2])  # (B, 1, K)
 
 
 def _mean(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
@@ -217,10 +222,10 @@ def shift_neurons(
     """
     acts_BTK = acts_BTF.index_select(-1, neurons.index_K)
     moved = SHIFT_VALUES[value](acts_BTK, neurons.base_1T1, seen_BT)
-    moved = (moved if scale == 1 else moved * scale).expand(-1, layout.num_test_time_registers, acts_BTK.shape[2])
-    seen_BN = None if seen_BT is None else seen_BT[:, layout.patches]
-    left = SHIFT_FILLS[fill](acts_BTK[:, layout.patches], neurons.zero, seen_BN)
-    shifted_BTK = torch.cat([acts_BTK[:, layout.prefix], moved, left], dim=1)
+    moved = moved if scale == 1 else moved * scale
+    prefix, _, patches = layout.split(acts_BTK)
+    left = SHIFT_FILLS[fill](patches, neurons.zero, None if seen_BT is None else seen_BT[:, layout.patches])
+    shifted_BTK = torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)
     write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
     return write(-1, neurons.index_K, shifted_BTK)
 
@@ -245,6 +250,7 @@ class Registers:
         self, config: Any, layout: TokenLayout, *, backbone: bool, mask_name: str, mask_place: int | None
     ) -> None:
         self.config = config
+        self.settings = vars(config)  # reading a config's attributes one by one is slow
         self.layout = layout
         self.backbone = backbone
         self.mask_name, self.mask_place = mask_name, mask_place  # of the attention mask among the trunk's arguments
@@ -252,15 +258,18 @@ class Registers:
         self.enabled = True
         self.shift = shift_neurons  # or another that gives the same
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "settings": vars(state["config"])}  # a copy reads the config of the copy
+
     @property
     def active(self) -> bool:
-        settings = vars(self.config)  # reading a config's attributes one by one is slow
+        settings = self.settings
         return self.enabled and settings["num_test_time_registers"] > 0 and len(settings["register_neurons"]) > 0
 
     @property
     def output_layout(self) -> TokenLayout:
         """Layout of the tokens that the model gives out now."""
-        kept = self.layout.num_test_time_registers if self.active and self.config.output_registers else 0
+        kept = self.layout.num_test_time_registers if self.active and self.settings["output_registers"] else 0
         return TokenLayout(self.layout.num_prefix_tokens, kept, self.layout.patch_size)
 
     def before_trunk(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -279,22 +288,22 @@ class Registers:
 
         Of all that sees the mask only this is run again when a block is recomputed for its gradients.
         """
-        if self.active:
-            mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-            if not (mask is None and self.seen.tokens is None):
-                self.seen.tokens = self.layout.seen_by_registers(mask)
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if not (mask is None and self.seen.tokens is None) and self.active:
+            self.seen.tokens = self.layout.seen_by_registers(mask)
 
     def on_embeddings(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Insert the registers."""
         if not self.active:
             return None
-        if self.config.calibrated_patches and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            _warn_if_far(output.shape[1] - self.layout.num_prefix_tokens, self.config.calibrated_patches)
+        calibrated = self.settings["calibrated_patches"]
+        if calibrated and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            _warn_if_far(output.shape[1] - self.layout.num_prefix_tokens, calibrated)
         return self.layout.insert(output)
 
     def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Remove the registers, before any norm, pooling or projector sees them."""
-        return self.layout.remove(output) if self.active and not self.config.output_registers else None
+        return self.layout.remove(output) if self.active and not self.settings["output_registers"] else None
 
     def on_captured(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Remove the registers from the captured `hidden_states` and `attentions`."""
@@ -302,13 +311,13 @@ class Registers:
             return None
         if self.seen.tokens is not None:
             self.seen.tokens = None
-        if not self.config.output_registers:
+        if not self.settings["output_registers"]:
             return _map_captured(output, self._without_registers)
         return _map_captured(output, self._with_registers_aside) if self.backbone else None
 
     def on_trunk(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Remove kept registers from `last_hidden_state`, where a head reads it."""
-        if not (self.active and self.config.output_registers):
+        if not (self.active and self.settings["output_registers"]):
             return None
         if isinstance(output, tuple):
             return (self.layout.remove(output[0]), *output[1:])
@@ -320,12 +329,12 @@ class Registers:
         if not self.active:
             return None
         tokens, *masks = args
-        tokens = self.layout.remove(tokens) if self.config.output_registers else tokens
+        tokens = self.layout.remove(tokens) if self.settings["output_registers"] else tokens
         return (tokens, *(None if mask is None else self.layout.remove(mask) for mask in masks))
 
     def on_backbone(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Give out the hidden states with registers that `on_captured` put aside."""
-        if not (self.active and self.config.output_registers):
+        if not (self.active and self.settings["output_registers"]):
             return None
         return _map_captured(output, lambda states: tuple(getattr(s, "with_registers", s) for s in states))
 
@@ -385,7 +394,7 @@ class NeuronShift(nn.Module):
         registers = self.registers
         if not registers.active:
             return acts_BTF
-        settings = vars(registers.config)
+        settings = registers.settings
         return registers.shift(
             acts_BTF,
             self._neurons_among(acts_BTF),
