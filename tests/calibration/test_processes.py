@@ -125,8 +125,19 @@ def assert_same(found: CalibrationResult, expected: CalibrationResult) -> None:
     assert dataclasses.replace(found.convergence, top_k=0) == dataclasses.replace(expected.convergence, top_k=0)
     for name, value in dataclasses.asdict(expected.norms).items():
         assert getattr(found.norms, name) == pytest.approx(value, rel=1e-6), name
+    assert _controls(found) == pytest.approx(_controls(expected), rel=1e-4, abs=1e-5)
     for name in ("num_images", "images_scored", "images_with_outliers", "bad_images", "image_size", "dtype"):
         assert getattr(found.provenance, name) == getattr(expected.provenance, name), name
+
+
+def _controls(result: CalibrationResult) -> list[float]:
+    """What the processes share out: controls, and each neuron alone."""
+    verification = result.verification
+    if verification is None:
+        return []
+    outcomes = [verification.controls.zeroed, *verification.controls.random]
+    values = [value for outcome in outcomes for value in (outcome.outlier_ratio, outcome.feature_similarity)]
+    return values + [value for effect in verification.neurons for value in (effect.norm_share, effect.feature_change)]
 
 
 def places_of(result: CalibrationResult) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ttreg_hf.calibration.images import image_key, to_pixel_values
+from ttreg_hf.calibration.normalising import split_normalisation
 from ttreg_hf.calibration.processes import Processes
 
 _MOST_SHOWN = 5
@@ -101,6 +102,7 @@ class ImageBatches:
         max_bad_share: float = 0.01,
     ) -> None:
         self.source, self.processor = source, processor
+        self._reader, self.normalisation = split_normalisation(processor)
         self.num_images, self.batch_size, self.device = num_images, batch_size, device
         self.processes = processes or Processes()
         self.workers = workers
@@ -155,12 +157,13 @@ class ImageBatches:
     def first(self, num_images: int) -> Iterator[Batch]:
         """The first images of these, in batches."""
         left = num_images
-        for collated in self._collated():
+        workers = min(self.workers, math.ceil(num_images / self.batch_size))  # each decodes whole batches ahead
+        for collated in self._view(workers=workers)._collated():
             wanted = sorted(place for batch in collated.by_size for place in batch.places)[:left]
             for batch in collated.by_size:
                 count = sum(place in wanted for place in batch.places)
                 if count:
-                    yield Batch(batch.pixel_values[:count], batch.places[:count]).to(self.device)
+                    yield self._on_device(Batch(batch.pixel_values[:count], batch.places[:count]))
             left -= len(wanted)
             if left <= 0:
                 return
@@ -173,12 +176,12 @@ class ImageBatches:
         for collated in self._collated():
             is_filled = self.device.type == "cuda" and len(collated.by_size) == 1
             for batch in collated.by_size:
-                yield replace(batch.to(self.device), fill_to=self.batch_size if is_filled else 0)
+                yield replace(self._on_device(batch), fill_to=self.batch_size if is_filled else 0)
 
     def _collated(self) -> Iterator["_Collated"]:
         """What comes from the workers; unreadable images are noted on the way."""
         loader: Any = DataLoader(
-            _Decoded(self.processor),
+            _Decoded(self._reader),
             batch_sampler=_RawBatches(self),
             num_workers=self.workers,
             collate_fn=_collate,
@@ -189,6 +192,12 @@ class ImageBatches:
                 self.bad_images[place] = bad
             self.check_bad_images(self.bad_images)
             yield collated
+
+    def _on_device(self, batch: Batch) -> Batch:
+        batch = batch.to(self.device)
+        if batch.pixel_values.is_floating_point() or self.normalisation is None:
+            return batch
+        return replace(batch, pixel_values=self.normalisation(batch.pixel_values))
 
     def _images(self) -> Iterator[tuple[int, Any]]:
         """Place and raw image of those that are this process's."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.measuring import Measured
+from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.trial import Outcome, Trial
 from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection
@@ -50,15 +51,18 @@ class NeuronEffect:
     change_per_norm: float | None
 
 
-def run_controls(trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, seed: int) -> Controls:
-    """Both controls on the trial's images."""
-    return Controls(
-        zeroed=trial.outcome(neurons, shift_value=shift_value, shift_scale=0.0),
-        random=tuple(
-            trial.outcome(draw, shift_value=shift_value)
-            for draw in random_neurons(trial.model, neurons, draws=RANDOM_DRAWS, seed=seed)
-        ),
-    )
+def run_controls(
+    trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, seed: int, processes: Processes
+) -> Controls:
+    """Both controls on the trial's images, which all processes have."""
+    zeroed: tuple[Sequence[RegisterNeuron], float | None] = (neurons, 0.0)
+    drawn = [(draw, None) for draw in random_neurons(trial.model, neurons, draws=RANDOM_DRAWS, seed=seed)]
+
+    def outcome(moved: tuple[Sequence[RegisterNeuron], float | None]) -> Outcome:
+        return trial.outcome(moved[0], shift_value=shift_value, shift_scale=moved[1])
+
+    first, *others = processes.map(outcome, [zeroed, *drawn])
+    return Controls(zeroed=first, random=tuple(others))
 
 
 def random_neurons(
@@ -83,16 +87,17 @@ def random_neurons(
     ]
 
 
-def neuron_effects(trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str) -> tuple[NeuronEffect, ...]:
-    """Each of the first 64 neurons alone, on the trial's images."""
-    effects = []
-    for neuron in neurons[:_MOST_EFFECTS]:
+def neuron_effects(
+    trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, processes: Processes
+) -> tuple[NeuronEffect, ...]:
+    """Each of the first 64 neurons alone, on the trial's images, which all processes have."""
+
+    def effect(neuron: RegisterNeuron) -> NeuronEffect:
         after = trial.after([neuron], shift_value=shift_value)
         share, change = _norm_share(trial.before, after), 1 - trial.compared(after).feature_similarity
-        effects.append(
-            NeuronEffect(neuron.layer, neuron.neuron, share, change, change / share if share > 0.001 else None)
-        )
-    return tuple(effects)
+        return NeuronEffect(neuron.layer, neuron.neuron, share, change, change / share if share > 0.001 else None)
+
+    return tuple(processes.map(effect, neurons[:_MOST_EFFECTS]))
 
 
 def _norm_share(before: Measured, after: Measured) -> float:

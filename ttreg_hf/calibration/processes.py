@@ -4,10 +4,14 @@ Nothing is exchanged while images are gone through; sums are reduced at the end.
 launcher stops the others.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,8 @@ class Processes:
         from accelerate.utils import gather_object
 
         return list(gather_object(values))
+
+    def map(self, function: Callable[[Item], Value], items: Sequence[Item]) -> list[Value]:
+        """The values of all items, on every process; each computes its share of them."""
+        mine = [(place, function(items[place])) for place in range(self.rank, len(items), self.world)]
+        return [value for _, value in sorted(self.collect(mine), key=lambda pair: pair[0])]

@@ -1,7 +1,7 @@
 """The stages of a calibration, in order, over one model and its images: inspect, score, select, verify.
 
-What only a few images are needed for, every process does on the same images, so that none has to wait for another;
-the first one's choice is taken.
+What only a few images are needed for, every process does on the same images; the first one's choice is taken. Controls
+and single neurons are shared out.
 """
 
 import dataclasses
@@ -183,7 +183,15 @@ class Stages:
         trial, in_sample = self._trial("verify", VERIFY, rule), not self.is_split
         if self.is_split and not trial.has_outliers:  # too few images to show anything
             trial, in_sample = self._trial("verify", None, rule), True
-        return verify(trial, neurons, shift_value=shift_value, in_sample=in_sample, gate=gate, seed=self.config.seed)
+        return verify(
+            trial,
+            neurons,
+            shift_value=shift_value,
+            in_sample=in_sample,
+            gate=gate,
+            seed=self.config.seed,
+            processes=self.processes,
+        )
 
     def _with_role(self, role: str) -> ImageBatches:
         return self.batches.where(lambda place: role_of(place, self.config.seed) == role)

@@ -13,6 +13,7 @@ from ttreg_hf.calibration.controls import Controls, NeuronEffect, neuron_effects
 from ttreg_hf.calibration.intervals import interval_of_mean, interval_of_ratio
 from ttreg_hf.calibration.later_blocks import later_outlier_fractions
 from ttreg_hf.calibration.measuring import Measured
+from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.trial import Trial
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -109,6 +110,7 @@ def verify(
     in_sample: bool,
     gate: GateConfig,
     seed: int = 0,
+    processes: Processes | None = None,
 ) -> Verification:
     """Everything that is measured of a set of neurons, and the conditions of the verdict.
 
@@ -119,15 +121,17 @@ def verify(
         in_sample: whether an earlier stage has seen these images.
         gate: bounds of the conditions.
         seed: of the random draws.
+        processes: those that have such a trial, on the same images; each runs its share of the controls.
     """
+    processes = processes or Processes()
     patched = trial.patched(neurons, shift_value=shift_value)
     after = trial.measure(patched)
     found = compare(trial.before, after, in_sample=in_sample)
     found = dataclasses.replace(
         found,
         maps=map_changes(trial.model, patched, trial.batches, detection_layer=trial.rule.detection_layer),
-        controls=run_controls(trial, neurons, shift_value=shift_value, seed=seed),
-        neurons=neuron_effects(trial, neurons, shift_value=shift_value),
+        controls=run_controls(trial, neurons, shift_value=shift_value, seed=seed, processes=processes),
+        neurons=neuron_effects(trial, neurons, shift_value=shift_value, processes=processes),
         later_outlier_fractions=later_outlier_fractions(trial.before, after, trial.rule),
     )
     return dataclasses.replace(found, checks=gate_checks(found, gate))
