@@ -1,5 +1,6 @@
 """Which transformers classes have a patched twin, and where their parts are; read from the modeling files."""
 
+import functools
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ttreg_hf.modeling import TTREG_CLASSES
+from ttreg_hf.modeling import all_model_classes, model_classes
 from ttreg_hf.modeling.test_time_registers import TokenLayout
 from ttreg_hf.modeling.ttreg_base import Family, TTRegModelMixin, num_prefix_tokens
 
@@ -33,14 +34,16 @@ _NOT_AN_IMAGE_MODEL = "it reads no images"
 _OTHER_HEAD = "this class of the family has no patched version, so patch one that has"
 _UNKNOWN = "nobody has written down where its parts are; CONTRIBUTING.md shows how"
 
-_PATCHED: dict[type[PreTrainedModel], type[TTRegModelMixin]] = {
-    cls.stock_class(): cls for classes in TTREG_CLASSES.values() for cls in classes.values()
-}
+
+@functools.cache
+def _patched_classes() -> dict[type[PreTrainedModel], type[TTRegModelMixin]]:
+    """By stock class."""
+    return {cls.stock_class(): cls for classes in all_model_classes().values() for cls in classes.values()}
 
 
 def supported_model_types() -> list[str]:
     """transformers' `model_type` of every base model that can be patched."""
-    return sorted({_model_type(stock) for stock in _PATCHED})
+    return sorted({_model_type(stock) for stock in _patched_classes()})
 
 
 def patched_class(model: PreTrainedModel) -> type[TTRegModelMixin]:
@@ -51,16 +54,17 @@ def patched_class(model: PreTrainedModel) -> type[TTRegModelMixin]:
     """
     if isinstance(model, TTRegModelMixin):
         return type(model)
-    if type(model) not in _PATCHED:
-        names = ", ".join(sorted(cls.__name__ for cls in _PATCHED))
+    patched = _patched_classes()
+    if type(model) not in patched:
+        names = ", ".join(sorted(cls.__name__ for cls in patched))
         reads_images = "image" in getattr(model, "input_modalities", ())
         reason = why_not(model.config.model_type) if reads_images else _NOT_AN_IMAGE_MODEL
         raise ValueError(
             f"{type(model).__name__} (model type {model.config.model_type!r}) cannot be given test-time registers: "
             f"{reason}. Supported are {names}."
         )
-    _PATCHED[type(model)].family_of(model.config)
-    return _PATCHED[type(model)]
+    patched[type(model)].family_of(model.config)
+    return patched[type(model)]
 
 
 def why_not(model_type: str) -> str:
@@ -76,7 +80,7 @@ def stock_model_class(model_type: str) -> type[PreTrainedModel]:
     """
     bare = {
         _model_type(stock): stock
-        for stock, patched in _PATCHED.items()
+        for stock, patched in _patched_classes().items()
         if patched.trunk_name == "" and not patched.is_backbone
     }
     if model_type not in bare:
@@ -89,8 +93,7 @@ def loader_of(model_type: str) -> Any:
 
     transformers' Auto classes do not know every stock class: `MetaClip2VisionModel` has none.
     """
-    kind = model_type.removesuffix("_ttreg")
-    heads = next(heads for config, heads in TTREG_CLASSES.items() if config.model_type == f"{kind}_ttreg")
+    _, heads = model_classes(f"{model_type.removesuffix('_ttreg')}_ttreg")
     auto_class, patched = next(iter(heads.items()))
     return auto_class if model_type.endswith("_ttreg") else patched.stock_class()
 
@@ -98,7 +101,7 @@ def loader_of(model_type: str) -> Any:
 def families_table() -> str:
     """The supported families as a Markdown table: `model_type`, patched classes, tokens in front of the patches."""
     rows = ["| base `model_type` | patched classes | prefix tokens |", "|---|---|---|"]
-    for config_class, heads in sorted(TTREG_CLASSES.items(), key=lambda entry: entry[0].model_type):
+    for config_class, heads in sorted(all_model_classes().items(), key=lambda entry: entry[0].model_type):
         classes = list(dict.fromkeys(heads.values()))
         names = ", ".join(f"`{cls.__name__}`" for cls in classes)
         trained = " + trained registers" if hasattr(config_class, "num_register_tokens") else ""

@@ -10,7 +10,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from ttreg_hf.base_weights import read_checksum, weights_checksum
 from ttreg_hf.checkpoint import BASE_WEIGHTS, CONFIG, assert_patched
 from ttreg_hf.hub_names import is_hub_id
-from ttreg_hf.modeling import TTREG_CLASSES, register_with_auto_classes
+from ttreg_hf.modeling import all_model_classes, register_with_auto_classes
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 
 
@@ -79,7 +79,7 @@ def saved_class(config: Any) -> type[TTRegModelMixin]:
     Raises:
         ValueError: it names a class that is not ours.
     """
-    classes = [cls for heads in (TTREG_CLASSES.get(type(config), {}),) for cls in heads.values()]
+    classes = [cls for heads in (all_model_classes().get(type(config), {}),) for cls in heads.values()]
     names = [cls.__name__ for cls in classes]
     wanted = (config.architectures or names)[0]
     if wanted not in names:

@@ -21,7 +21,7 @@ SHIFT_DEFAULTS = {"shift_value": "per_neuron", "shift_fill": "zero", "shift_scal
 
 
 def patched_class(modeling: ModuleType, case: Case) -> type[PreTrainedModel]:
-    classes = [cls for heads in modeling.TTREG_CLASSES.values() for cls in heads.values()]
+    classes = [cls for heads in modeling.all_model_classes().values() for cls in heads.values()]
     return next(cls for cls in classes if case.stock_class in cls.__bases__)
 
 

@@ -23,7 +23,7 @@ FIELDS = {
 }
 
 
-@pytest.fixture(params=modeling.TTREG_CLASSES, ids=lambda cls: cls.__name__)
+@pytest.fixture(params=modeling.all_model_classes(), ids=lambda cls: cls.__name__)
 def config_class(request):
     return request.param
 
@@ -137,7 +137,7 @@ def test_the_saved_file_names_type_classes_and_fields(config_class, tmp_path):
     assert saved["model_type"] == f"{_base_class(config_class).model_type}_ttreg"
     assert {name: saved[name] for name in fields} == fields
     assert saved["auto_map"]["AutoConfig"].endswith(f".{config_class.__name__}")
-    heads = {auto.__name__: cls for auto, cls in modeling.TTREG_CLASSES[config_class].items()}
+    heads = {auto.__name__: cls for auto, cls in modeling.all_model_classes()[config_class].items()}
     assert saved["auto_map"].keys() == {"AutoConfig", *heads}
     for auto_name, cls in heads.items():
         assert saved["auto_map"][auto_name] == f"{cls.__module__.rsplit('.', 1)[1]}.{cls.__name__}"

@@ -68,7 +68,7 @@ pathlib.Path("report.json").write_text(json.dumps(report))  # standard output ho
 def _loader(case):
     """The first Auto class that loads a case; the stock class where none does."""
     cls = patched_class(modeling, case)
-    return next(auto for auto, found in modeling.TTREG_CLASSES[cls.config_class].items() if found is cls)
+    return next(auto for auto, found in modeling.all_model_classes()[cls.config_class].items() if found is cls)
 
 
 def _outputs(model):
@@ -208,7 +208,7 @@ def test_no_travelling_file_names_this_package_in_code():
 
 
 def test_every_family_of_the_suitcase_is_in_the_matrix():
-    patched = {cls for heads in modeling.TTREG_CLASSES.values() for cls in heads.values()}
+    patched = {cls for heads in modeling.all_model_classes().values() for cls in heads.values()}
     around_a_tower = {cls for cls in patched if cls.family is None}  # test_towers.py
     assert {patched_class(modeling, case) for case in CASES} == patched - around_a_tower
     assert {case.stock_class for case in BARE_CASES} <= {case.stock_class for case in CASES}

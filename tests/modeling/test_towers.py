@@ -202,7 +202,7 @@ def test_saved_it_loads_here_and_at_a_strangers(stock, tmp_path):
     assert "register_neurons" not in tower
     assert len(list(tmp_path.glob("*.py"))) == 4
 
-    auto = next(iter(modeling.TTREG_CLASSES[type(patched.config)])).__name__
+    auto = next(iter(modeling.all_model_classes()[type(patched.config)])).__name__
     torch.save(_inputs(stock), tmp_path / "inputs.pt")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}

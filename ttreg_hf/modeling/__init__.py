@@ -2,181 +2,101 @@
 
 Files in this folder import torch, transformers, huggingface_hub, the standard library and each other
 (`from .name import x`), nothing else. This `__init__` does not travel.
+
+Importing this imports no family: each is imported when it is first asked for, by name or by a checkpoint of its type.
 """
 
+import functools
+import importlib
 from typing import Any
 
-from transformers import (
-    AutoBackbone,
-    AutoConfig,
-    AutoModel,
-    AutoModelForDepthEstimation,
-    AutoModelForImageClassification,
-    AutoModelForImageTextToText,
-    AutoModelForZeroShotImageClassification,
-    CLIPVisionModelWithProjection,
-    DeiTForImageClassificationWithTeacher,
-    MetaClip2VisionModelWithProjection,
-    PretrainedConfig,
-)
+import transformers
+from transformers import AutoConfig
 
-from .configuration_aimv2_ttreg import Aimv2TTRegConfig, Aimv2VisionTTRegConfig
-from .configuration_altclip_ttreg import AltCLIPVisionTTRegConfig
-from .configuration_clip_ttreg import CLIPTTRegConfig, CLIPVisionTTRegConfig
-from .configuration_deit_ttreg import DeiTTTRegConfig
-from .configuration_depth_anything_ttreg import DepthAnythingTTRegConfig
-from .configuration_dinov2_ttreg import Dinov2TTRegConfig
-from .configuration_dinov2_with_registers_ttreg import Dinov2WithRegistersTTRegConfig
-from .configuration_dinov3_vit_ttreg import DINOv3ViTTTRegConfig
-from .configuration_dpt_ttreg import DPTTTRegConfig
-from .configuration_ijepa_ttreg import IJepaTTRegConfig
-from .configuration_internvl_vision_ttreg import InternVLVisionTTRegConfig
-from .configuration_llava_next_ttreg import LlavaNextTTRegConfig
-from .configuration_llava_ttreg import LlavaTTRegConfig
-from .configuration_metaclip_2_ttreg import MetaClip2TTRegConfig, MetaClip2VisionTTRegConfig
-from .configuration_siglip2_ttreg import Siglip2TTRegConfig, Siglip2VisionTTRegConfig
-from .configuration_siglip_ttreg import SiglipTTRegConfig, SiglipVisionTTRegConfig
-from .configuration_vit_msn_ttreg import ViTMSNTTRegConfig
-from .configuration_vit_ttreg import ViTTTRegConfig
-from .modeling_aimv2_ttreg import Aimv2TTRegModel, Aimv2VisionTTRegModel
-from .modeling_altclip_ttreg import AltCLIPVisionTTRegModel
-from .modeling_clip_ttreg import (
-    CLIPTTRegForImageClassification,
-    CLIPTTRegModel,
-    CLIPVisionTTRegModel,
-    CLIPVisionTTRegModelWithProjection,
-)
-from .modeling_deit_ttreg import (
-    DeiTTTRegForImageClassification,
-    DeiTTTRegForImageClassificationWithTeacher,
-    DeiTTTRegModel,
-)
-from .modeling_depth_anything_ttreg import DepthAnythingTTRegForDepthEstimation
-from .modeling_dinov2_ttreg import Dinov2TTRegBackbone, Dinov2TTRegForImageClassification, Dinov2TTRegModel
-from .modeling_dinov2_with_registers_ttreg import (
-    Dinov2WithRegistersTTRegBackbone,
-    Dinov2WithRegistersTTRegForImageClassification,
-    Dinov2WithRegistersTTRegModel,
-)
-from .modeling_dinov3_vit_ttreg import DINOv3ViTTTRegBackbone, DINOv3ViTTTRegModel
-from .modeling_dpt_ttreg import DPTTTRegForDepthEstimation
-from .modeling_ijepa_ttreg import IJepaTTRegForImageClassification, IJepaTTRegModel
-from .modeling_internvl_vision_ttreg import InternVLVisionTTRegModel
-from .modeling_llava_next_ttreg import LlavaNextTTRegForConditionalGeneration, LlavaNextTTRegModel
-from .modeling_llava_ttreg import LlavaTTRegForConditionalGeneration, LlavaTTRegModel
-from .modeling_metaclip_2_ttreg import (
-    MetaClip2TTRegForImageClassification,
-    MetaClip2TTRegModel,
-    MetaClip2VisionTTRegModel,
-    MetaClip2VisionTTRegModelWithProjection,
-)
-from .modeling_siglip2_ttreg import Siglip2TTRegForImageClassification, Siglip2TTRegModel, Siglip2VisionTTRegModel
-from .modeling_siglip_ttreg import SiglipTTRegForImageClassification, SiglipTTRegModel, SiglipVisionTTRegModel
-from .modeling_vit_msn_ttreg import ViTMSNTTRegForImageClassification, ViTMSNTTRegModel
-from .modeling_vit_ttreg import ViTTTRegForImageClassification, ViTTTRegModel
-from .ttreg_base import TTRegModelMixin
-
-# of each config the patched classes, by the Auto class that loads them, or by the stock class where none does;
-# the first one loads a checkpoint where none is asked for
-TTREG_CLASSES: dict[type[PretrainedConfig], dict[Any, type[TTRegModelMixin]]] = {
-    Aimv2VisionTTRegConfig: {
-        AutoModel: Aimv2VisionTTRegModel,
-    },
-    Aimv2TTRegConfig: {
-        AutoModel: Aimv2TTRegModel,
-    },
-    AltCLIPVisionTTRegConfig: {
-        AutoModel: AltCLIPVisionTTRegModel,
-    },
-    CLIPVisionTTRegConfig: {
-        AutoModel: CLIPVisionTTRegModel,
-        CLIPVisionModelWithProjection: CLIPVisionTTRegModelWithProjection,
-    },
-    CLIPTTRegConfig: {
-        AutoModel: CLIPTTRegModel,
-        AutoModelForImageClassification: CLIPTTRegForImageClassification,
-        AutoModelForZeroShotImageClassification: CLIPTTRegModel,
-    },
-    DeiTTTRegConfig: {
-        AutoModel: DeiTTTRegModel,
-        AutoModelForImageClassification: DeiTTTRegForImageClassification,
-        DeiTForImageClassificationWithTeacher: DeiTTTRegForImageClassificationWithTeacher,
-    },
-    DepthAnythingTTRegConfig: {
-        AutoModelForDepthEstimation: DepthAnythingTTRegForDepthEstimation,
-    },
-    Dinov2TTRegConfig: {
-        AutoModel: Dinov2TTRegModel,
-        AutoModelForImageClassification: Dinov2TTRegForImageClassification,
-        AutoBackbone: Dinov2TTRegBackbone,
-    },
-    Dinov2WithRegistersTTRegConfig: {
-        AutoModel: Dinov2WithRegistersTTRegModel,
-        AutoModelForImageClassification: Dinov2WithRegistersTTRegForImageClassification,
-        AutoBackbone: Dinov2WithRegistersTTRegBackbone,
-    },
-    DINOv3ViTTTRegConfig: {
-        AutoModel: DINOv3ViTTTRegModel,
-        AutoBackbone: DINOv3ViTTTRegBackbone,
-    },
-    DPTTTRegConfig: {
-        AutoModelForDepthEstimation: DPTTTRegForDepthEstimation,
-    },
-    LlavaTTRegConfig: {
-        AutoModelForImageTextToText: LlavaTTRegForConditionalGeneration,
-        AutoModel: LlavaTTRegModel,
-    },
-    LlavaNextTTRegConfig: {
-        AutoModelForImageTextToText: LlavaNextTTRegForConditionalGeneration,
-        AutoModel: LlavaNextTTRegModel,
-    },
-    IJepaTTRegConfig: {
-        AutoModel: IJepaTTRegModel,
-        AutoModelForImageClassification: IJepaTTRegForImageClassification,
-    },
-    InternVLVisionTTRegConfig: {
-        AutoModel: InternVLVisionTTRegModel,
-    },
-    MetaClip2VisionTTRegConfig: {
-        AutoModel: MetaClip2VisionTTRegModel,
-        MetaClip2VisionModelWithProjection: MetaClip2VisionTTRegModelWithProjection,
-    },
-    MetaClip2TTRegConfig: {
-        AutoModel: MetaClip2TTRegModel,
-        AutoModelForImageClassification: MetaClip2TTRegForImageClassification,
-        AutoModelForZeroShotImageClassification: MetaClip2TTRegModel,
-    },
-    Siglip2VisionTTRegConfig: {
-        AutoModel: Siglip2VisionTTRegModel,
-    },
-    Siglip2TTRegConfig: {
-        AutoModel: Siglip2TTRegModel,
-        AutoModelForImageClassification: Siglip2TTRegForImageClassification,
-        AutoModelForZeroShotImageClassification: Siglip2TTRegModel,
-    },
-    SiglipVisionTTRegConfig: {
-        AutoModel: SiglipVisionTTRegModel,
-    },
-    SiglipTTRegConfig: {
-        AutoModel: SiglipTTRegModel,
-        AutoModelForImageClassification: SiglipTTRegForImageClassification,
-        AutoModelForZeroShotImageClassification: SiglipTTRegModel,
-    },
-    ViTTTRegConfig: {
-        AutoModel: ViTTTRegModel,
-        AutoModelForImageClassification: ViTTTRegForImageClassification,
-    },
-    ViTMSNTTRegConfig: {
-        AutoModel: ViTMSNTTRegModel,
-        AutoModelForImageClassification: ViTMSNTTRegForImageClassification,
-    },
+# model type -> where its config class is, which says where its model classes are
+CONFIG_CLASSES = {
+    "aimv2_ttreg": "configuration_aimv2_ttreg.Aimv2TTRegConfig",
+    "aimv2_vision_model_ttreg": "configuration_aimv2_ttreg.Aimv2VisionTTRegConfig",
+    "altclip_vision_model_ttreg": "configuration_altclip_ttreg.AltCLIPVisionTTRegConfig",
+    "clip_ttreg": "configuration_clip_ttreg.CLIPTTRegConfig",
+    "clip_vision_model_ttreg": "configuration_clip_ttreg.CLIPVisionTTRegConfig",
+    "deit_ttreg": "configuration_deit_ttreg.DeiTTTRegConfig",
+    "depth_anything_ttreg": "configuration_depth_anything_ttreg.DepthAnythingTTRegConfig",
+    "dinov2_ttreg": "configuration_dinov2_ttreg.Dinov2TTRegConfig",
+    "dinov2_with_registers_ttreg": "configuration_dinov2_with_registers_ttreg.Dinov2WithRegistersTTRegConfig",
+    "dinov3_vit_ttreg": "configuration_dinov3_vit_ttreg.DINOv3ViTTTRegConfig",
+    "dpt_ttreg": "configuration_dpt_ttreg.DPTTTRegConfig",
+    "ijepa_ttreg": "configuration_ijepa_ttreg.IJepaTTRegConfig",
+    "internvl_vision_ttreg": "configuration_internvl_vision_ttreg.InternVLVisionTTRegConfig",
+    "llava_next_ttreg": "configuration_llava_next_ttreg.LlavaNextTTRegConfig",
+    "llava_ttreg": "configuration_llava_ttreg.LlavaTTRegConfig",
+    "metaclip_2_ttreg": "configuration_metaclip_2_ttreg.MetaClip2TTRegConfig",
+    "metaclip_2_vision_model_ttreg": "configuration_metaclip_2_ttreg.MetaClip2VisionTTRegConfig",
+    "siglip2_ttreg": "configuration_siglip2_ttreg.Siglip2TTRegConfig",
+    "siglip2_vision_model_ttreg": "configuration_siglip2_ttreg.Siglip2VisionTTRegConfig",
+    "siglip_ttreg": "configuration_siglip_ttreg.SiglipTTRegConfig",
+    "siglip_vision_model_ttreg": "configuration_siglip_ttreg.SiglipVisionTTRegConfig",
+    "vit_msn_ttreg": "configuration_vit_msn_ttreg.ViTMSNTTRegConfig",
+    "vit_ttreg": "configuration_vit_ttreg.ViTTTRegConfig",
 }
 
 
 def register_with_auto_classes() -> None:
     """Let `AutoModel.from_pretrained` find the patched classes in this process, without `trust_remote_code`."""
-    for config_class, model_classes in TTREG_CLASSES.items():
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        for auto_class, model_class in model_classes.items():
-            if auto_class.__name__.startswith("Auto"):
-                auto_class.register(config_class, model_class, exist_ok=True)
+    for model_type in CONFIG_CLASSES:
+        AutoConfig.register(model_type, _stand_in(model_type), exist_ok=True)
+
+
+@functools.cache
+def model_classes(model_type: str) -> tuple[Any, dict[Any, Any]]:
+    """A patched model type's config class, and its model classes, all known to the Auto classes from now on.
+
+    Returns:
+        Model classes by the Auto class that loads them, or by the stock class where none does; the first one loads a
+        checkpoint where none is asked for.
+    """
+    config_class = _load(CONFIG_CLASSES[model_type])
+    paths = {auto: path for auto, path in config_class.auto_classes.items() if auto != "AutoConfig"}
+    heads = {getattr(transformers, auto): _load(path) for auto, path in paths.items()}
+    AutoConfig.register(model_type, config_class, exist_ok=True)
+    for auto_class, model_class in heads.items():
+        if auto_class.__name__.startswith("Auto"):
+            auto_class.register(config_class, model_class, exist_ok=True)
+    return config_class, heads
+
+
+@functools.cache
+def all_model_classes() -> dict[Any, dict[Any, Any]]:
+    """`model_classes` of every type, by config class."""
+    return dict(map(model_classes, CONFIG_CLASSES))
+
+
+def _stand_in(model_type: str) -> type:
+    class ConfigToCome:
+        """What `AutoConfig` knows of a model type until it meets a checkpoint of it."""
+
+        def __new__(cls, *args: Any, **fields: Any) -> Any:
+            return model_classes(model_type)[0](*args, **fields)
+
+        @classmethod
+        def from_dict(cls, *args: Any, **options: Any) -> Any:
+            return model_classes(model_type)[0].from_dict(*args, **options)
+
+    return ConfigToCome
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(".")
+    return getattr(importlib.import_module(f".{module}", __name__), name)
+
+
+def __getattr__(name: str) -> Any:
+    """A class by its name: what stands before `TTReg` says which config it goes with."""
+    wanted = f"{name.partition('TTReg')[0]}TTRegConfig"
+    for model_type, path in CONFIG_CLASSES.items():
+        if path.endswith(f".{wanted}"):
+            config_class, heads = model_classes(model_type)
+            found = {cls.__name__: cls for cls in (config_class, *heads.values())}
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
