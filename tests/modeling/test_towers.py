@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from families import images
+from safetensors.torch import load_file, save_file
 from transformers import (
     DepthAnythingConfig,
     DepthAnythingForDepthEstimation,
@@ -20,6 +22,8 @@ from transformers import (
     LlavaNextForConditionalGeneration,
 )
 
+from modeling.laws import reading
+from modeling.test_checkpoints import OLD_DINOV2
 from ttreg_hf import add_test_time_registers, modeling
 from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.checkpoint import save_checkpoint
@@ -154,6 +158,20 @@ def test_the_tower_inside_gives_what_the_tower_patched_alone_gives(stock):
     assert not torch.allclose(inside[-1], before[-1], atol=1e-3)
 
 
+def _shapes_read(model):
+    """Of what projector or neck reads: a tensor, or one for each feature map."""
+    reader = model.neck if hasattr(model, "neck") else model.model.multi_modal_projector
+    with reading(reader) as read:
+        _output(model)
+    return [state.shape for state in (read[0] if isinstance(read[0], (list, tuple)) else read)]
+
+
+def test_projector_or_neck_reads_as_many_tokens_as_before(stock):
+    for registers in (1, 3):
+        patched = add_test_time_registers(stock, NEURONS, num_test_time_registers=registers)
+        assert _shapes_read(patched) == _shapes_read(stock)
+
+
 def test_outputs_keep_their_shape_and_change(stock):
     patched = add_test_time_registers(stock, NEURONS)
     after, before = _output(patched), _output(stock)
@@ -188,6 +206,35 @@ def test_weights_are_shared_and_keys_are_the_stock_models(stock):
     assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
     own = dict(patched.named_parameters())
     assert all(own[name] is parameter for name, parameter in stock.named_parameters())
+
+
+def test_other_neurons_replace_those_of_a_patched_model(stock):
+    again = add_test_time_registers(add_test_time_registers(stock, NEURONS), NEURONS[:1], num_test_time_registers=2)
+    fresh = add_test_time_registers(stock, NEURONS[:1], num_test_time_registers=2)
+    assert torch.equal(_output(again), _output(fresh))
+
+
+def test_the_stock_class_reads_a_patched_checkpoint_with_the_base_models_config(stock, tmp_path):
+    """With the folder's own config LLaVA misses `lm_head`: transformers finds its new name by the config's type."""
+    add_test_time_registers(stock, NEURONS).save_pretrained(tmp_path)
+    loaded, info = type(stock).from_pretrained(tmp_path, config=stock.config, output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(_output(loaded), _output(stock))
+
+
+def test_a_checkpoint_with_the_towers_old_names_loads_in_full(stock, tmp_path):
+    patched = add_test_time_registers(stock, NEURONS)
+    patched.save_pretrained(tmp_path)
+    old = {}
+    for name, tensor in load_file(tmp_path / "model.safetensors").items():
+        for pattern, replacement in [(r"^vision_tower\.", "vision_tower.vision_model."), *OLD_DINOV2]:
+            is_of_tower = name.startswith(("vision_tower.", "backbone."))
+            name = re.sub(pattern, replacement, name) if is_of_tower else name
+        old[name] = tensor
+    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, info = type(patched).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(_output(loaded), _output(patched))
 
 
 def test_saved_it_loads_here_and_at_a_strangers(stock, tmp_path):
@@ -248,6 +295,19 @@ def test_a_tower_that_cannot_be_patched_is_named():
 def test_registers_do_not_go_into_the_projector():
     with pytest.raises(ValueError, match="`output_registers` is False for this model"):
         add_test_time_registers(_llava(), NEURONS, output_registers=True)
+
+
+@pytest.mark.parametrize("make", [_dpt, _depth_anything])
+def test_registers_in_hidden_states_do_not_go_into_the_neck(make):
+    stock = make().eval()
+    given = {**_inputs(stock), "output_hidden_states": True}
+    with torch.no_grad():
+        plain, kept = (
+            add_test_time_registers(stock, NEURONS, output_registers=each)(**given) for each in (False, True)
+        )
+    assert torch.equal(plain.predicted_depth, kept.predicted_depth)
+    assert {state.shape[1] for state in plain.hidden_states} == {17}
+    assert {state.shape[1] for state in kept.hidden_states} == {18}
 
 
 def test_a_checkpoint_with_recorded_outputs_is_made_of_models_without_a_prompt(tmp_path):
