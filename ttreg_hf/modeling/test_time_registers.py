@@ -47,11 +47,6 @@ class TokenLayout:
     def patches(self) -> slice:
         return slice(self.num_prefix_tokens + self.num_test_time_registers, None)
 
-    def split(self, tensor: Tensor, dim: int = 1) -> tuple[Tensor, ...]:
-        """Prefix tokens, registers and patches, along an axis of tokens."""
-        before = self.num_prefix_tokens
-        return tensor.tensor_split([before, before + self.num_test_time_registers], dim)
-
     def insert(self, tokens_BTD: Tensor) -> Tensor:
         """Zero vectors put in as registers: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
         empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
@@ -93,7 +88,7 @@ class TokenLayout:
 
     def remove(self, tensor: Tensor, dim: int = 1) -> Tensor:
         """Registers taken out of an axis of tokens: `(B, P + R + N, D)` -> `(B, P + N, D)`."""
-        prefix, _, patches = self.split(tensor, dim)
+        prefix, _, patches = tensor.tensor_split([self.registers.start, self.registers.stop], dim)
         return torch.cat([prefix, patches], dim)
 
     def remove_from_attention(self, attention_BHTT: Tensor) -> Tensor:
@@ -137,9 +132,7 @@ def signed_max(acts_BTK: Tensor, counts_BT1: Tensor | None = None, *, keepdim: b
 
     Source: Jiang et al. 2025 (arXiv 2506.08010), Algorithm 2, per image and per neuron.
     """
-    magnitudes_BTK = acts_BTK.abs()
-    if counts_BT1 is not None:
-        magnitudes_BTK = magnitudes_BTK * counts_BT1  # 0 or less: never the most. ONNX has no `copysign`
+    magnitudes_BTK = acts_BTK.abs() if counts_BT1 is None else acts_BTK.abs() * counts_BT1  # not above 0: not the most
     strongest = acts_BTK.gather(1, magnitudes_BTK.argmax(dim=1, keepdim=True))  # (B, 1, K)
     return strongest if keepdim else strongest.squeeze(1)
 
@@ -225,7 +218,7 @@ def shift_neurons(
     acts_BTK = acts_BTF.index_select(-1, neurons.index_K)
     moved = SHIFT_VALUES[value](acts_BTK, neurons.base_1T1, seen_BT)
     moved = moved if scale == 1 else moved * scale
-    prefix, _, patches = layout.split(acts_BTK)
+    prefix, _, patches = acts_BTK.tensor_split([layout.registers.start, layout.registers.stop], dim=1)
     left = SHIFT_FILLS[fill](patches, neurons.zero, None if seen_BT is None else seen_BT[:, layout.patches])
     shifted_BTK = torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)
     write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
@@ -251,8 +244,7 @@ class Registers:
     def __init__(
         self, config: Any, layout: TokenLayout, *, backbone: bool, mask_name: str, mask_place: int | None
     ) -> None:
-        self.config = config
-        self.settings = vars(config)  # reading a config's attributes one by one is slow
+        self.config, self.settings = config, vars(config)  # reading a config's attributes one by one is slow
         self.layout = layout
         self.backbone = backbone
         self.mask_name, self.mask_place = mask_name, mask_place  # of the attention mask among the trunk's arguments
@@ -265,8 +257,7 @@ class Registers:
 
     @property
     def active(self) -> bool:
-        settings = self.settings
-        return self.enabled and settings["num_test_time_registers"] > 0 and len(settings["register_neurons"]) > 0
+        return bool(self.enabled and self.settings["num_test_time_registers"] and self.settings["register_neurons"])
 
     @property
     def output_layout(self) -> TokenLayout:
