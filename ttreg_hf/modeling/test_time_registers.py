@@ -132,9 +132,7 @@ def signed_max(acts_BTK: Tensor, counts_BT1: Tensor | None = None, *, keepdim: b
 
     Source: Jiang et al. 2025 (arXiv 2506.08010), Algorithm 2, per image and per neuron.
     """
-    magnitudes_BTK = acts_BTK.abs()
-    if counts_BT1 is not None:
-        magnitudes_BTK = magnitudes_BTK * counts_BT1  # 0 or less: never the most. ONNX has no `copysign`
+    magnitudes_BTK = acts_BTK.abs() if counts_BT1 is None else acts_BTK.abs() * counts_BT1  # below 0: never the most
     strongest = acts_BTK.gather(1, magnitudes_BTK.argmax(dim=1, keepdim=True))  # (B, 1, K)
     return strongest if keepdim else strongest.squeeze(1)
 
