@@ -162,10 +162,11 @@ def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(case, tmp_path):
     bare = case.family.heads[0](case.stock_model().config)
     bare.save_pretrained(tmp_path)
     loaded, problems = _load(patched_class(modeling, case), tmp_path, register_neurons=NEURONS, num_labels=5)
-    _, expected = _load(case.stock_class, tmp_path, num_labels=5)
+    as_stock, expected = _load(case.stock_class, tmp_path, num_labels=5)
     assert problems == expected
-    ours, theirs = (down_projection(case.blocks_of(each)[0]).weight for each in (loaded, bare))
-    assert torch.equal(ours, theirs)
+    ours, theirs, saved = (down_projection(case.blocks_of(each)[0]).weight for each in (loaded, as_stock, bare))
+    # transformers 5.18 does not find a bare CLIP tower's weights for the tower with a projection
+    assert torch.equal(ours, saved) == torch.equal(theirs, saved)
 
 
 def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(case, tmp_path):

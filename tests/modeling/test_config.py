@@ -33,10 +33,13 @@ def _base_class(config_class):
 
 
 def _tiny(config_class):
-    """Fields of a tiny model; of a model with more than a vision tower only that tower's."""
+    """Fields of a tiny model; of a model with more than a vision tower only that tower's.
+
+    A copy of `TINY`: transformers 5.18 writes the tower's type into what it is given.
+    """
     if "backbone_config" in config_class.sub_configs:
         return {"backbone_config": {"model_type": "dinov2", **TINY}}
-    return {"vision_config": TINY} if config_class.sub_configs else TINY
+    return {"vision_config": dict(TINY)} if config_class.sub_configs else TINY
 
 
 def _fields(config_class):
