@@ -55,8 +55,14 @@ class _Brighter(ViTImageProcessorPil):
 
 @pytest.mark.parametrize(
     "processor",
-    [None, lambda images, return_tensors: None, ViTImageProcessorPil(do_normalize=False), _Brighter()],
-    ids=["none", "a function", "without normalising", "its own normalising"],
+    [
+        None,
+        lambda images, return_tensors: None,
+        ViTImageProcessorPil(do_normalize=False),
+        _Brighter(),
+        Siglip2ImageProcessorPil(patch_size=15, do_resize=False),
+    ],
+    ids=["none", "a function", "without normalising", "its own normalising", "other sizes only"],
 )
 def test_a_processor_of_another_kind_does_all_itself(processor):
     assert split_normalisation(processor) == (processor, None)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ttreg_hf.calibration.images import to_pixel_values
 
 _SETTINGS = ("rescale_factor", "image_mean", "image_std")
+_SIDE = 112  # whole patches of 14 and of 16 pixels, which a processor may ask for
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,16 @@ def split_normalisation(processor: Any) -> tuple[Any, Normalisation | None]:
     left = Normalisation(processor.rescale_factor, tuple(processor.image_mean), tuple(processor.image_std))
     without = functools.partial(processor, do_rescale=False, do_normalize=False)
     probe = _every_value()
-    pixels, expected = to_pixel_values(probe, without), to_pixel_values(probe, processor)
+    try:
+        pixels, expected = to_pixel_values(probe, without), to_pixel_values(probe, processor)
+    except ValueError:  # it takes no image of this size
+        return processor, None
     if pixels.dtype == torch.uint8 and torch.equal(left(pixels), expected):
         return without, left
     return processor, None
 
 
 def _every_value() -> Image.Image:
-    """An image that keeps values of the whole range in each channel when it is resized."""
-    ramp = np.arange(512) // 2
-    rows, columns = np.meshgrid(ramp, ramp, indexing="ij")
-    return Image.fromarray(np.stack([rows, columns, 255 - rows], axis=-1).astype(np.uint8))
+    """An image with every value in each channel, and most of them still there when it is resized."""
+    rising = (np.arange(_SIDE * _SIDE) % 256).reshape(_SIDE, _SIDE)
+    return Image.fromarray(np.stack([rising, rising.T, 255 - rising], axis=-1).astype(np.uint8))
