@@ -131,7 +131,7 @@ class ScorePass:
         for places, recording in self.limit.record(recorder, batch):
             outliers_BT = self.search.rule.outliers(recording, self.layout, 0)
             for cut, images in _split(places, self._cuts):
-                acts_by_layer = {layer: acts_BTF[images] for layer, acts_BTF in recording.acts_by_layer.items()}
+                acts_by_layer = recording.of(images).acts_by_layer
                 found = (acts_by_layer, outliers_BT[images], places[images])
                 self._parts[cut].add(*found, self.config.max_active_fraction)
 
