@@ -221,8 +221,8 @@ def test_every_image_serves_one_stage_and_the_last_stage_has_its_own(planted):
     config = _explicit(planted, num_images=64, seed=5, top_k=None)
     automatic = calibrate(planted.model, pixel_values, config=config, progress=progress)
     places = {role: {place for place in range(64) if role_of(place, 5) == role} for role in (SCORE, SELECT, VERIFY)}
-    assert (seen["score"], seen["select"], seen["verify"]) == (places[SCORE], places[SELECT], places[VERIFY])
-    assert seen["inspect"] == places[SCORE] | places[SELECT]
+    assert (seen["score"], seen["verify"]) == (places[SCORE], places[VERIFY])
+    assert seen["select"] == seen["inspect"] == places[SCORE] | places[SELECT]  # those that scored ask what is missing
     explicit = calibrate(
         planted.model, pixel_values[sorted(places[SCORE])], config=_explicit(planted, num_images=64, first_layer=2)
     )
@@ -250,7 +250,7 @@ def test_a_gate_that_nothing_passes_gives_unresolved(planted):
 def test_neurons_that_only_suit_the_images_that_chose_them_ask_for_more_images():
     """45 neurons, of which those of the few outliers of four images are found."""
     known = make_known_model("clip", "planted", trigger="bright", seed=0)
-    result = calibrate(known.model, synthetic_images(32, seed=20_000), config=CalibrationConfig(num_images=32))
+    result = calibrate(known.model, synthetic_images(20, seed=20_000), config=CalibrationConfig(num_images=20))
     assert result.verdict == "unresolved"
     assert result.selections[-1].per_neuron.outlier_ratio <= 0.1 < result.verification.outlier_ratio
     assert "Give more images (`--num-images`)" in result.reasons[-1]
@@ -343,7 +343,8 @@ def test_progress_sees_every_stage_with_its_images(planted):
     seen.clear()
     calibrate(planted.model, synthetic_images(64, seed=1), progress=progress)
     assert list(seen) == ["inspect", "score", "select", "verify"]
-    assert seen["score"] + seen["select"] + seen["verify"] == 64
+    assert seen["select"] == 64 - seen["verify"]
+    assert seen["score"] < seen["select"]
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ class _Formula:
     def __init__(self, outcome: Callable[[frozenset[int], str], Outcome], num_outliers: int = 10_000) -> None:
         self._outcome, self.images_run, self.sets = outcome, 0, []
         self.before: Any = SimpleNamespace(num_images=IMAGES)
-        self.num_outliers = num_outliers
+        self.num_outliers, self.has_outliers = num_outliers, num_outliers > 0
 
     def outcome(self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron") -> Outcome:
         self.images_run += IMAGES
@@ -46,6 +46,10 @@ def _needs(needed: set[int], costs: dict[int, float] | None = None) -> Callable[
 
 def _select(formula: _Formula, count: int = 40, budget: int = 10**6, **config: Any) -> Selection:
     return select(_ranked(count), formula, budget=budget, config=SelectionConfig(**config))  # type: ignore[arg-type]
+
+
+def _select_with_others(formula: _Formula, others: _Formula, count: int = 40, budget: int = 10**6) -> Selection:
+    return select(_ranked(count), formula, others=others, budget=budget)  # type: ignore[arg-type]
 
 
 def _places(selection: Selection) -> set[int]:
@@ -185,3 +189,52 @@ def test_growing_does_not_go_on_for_one_borderline_token():
 def test_borderline_tokens_of_few_outliers_are_no_chance():
     """One of eight is more than what is tolerated."""
     assert _places(_select(_Formula(_tokens({0: 5, 1: 2, 2: 1}, {0}), num_outliers=8))) == {0, 1, 2}
+
+
+def test_neurons_that_only_other_images_need_come_back():
+    """Pruned, because the images that choose do not need it (5), or never reached (33)."""
+    others = _Formula(_needs({0, 5, 9, 33}))
+    found = _select_with_others(_Formula(_needs({0, 9})), others)
+    assert _places(found) == {0, 5, 9, 33}
+    assert list(found.register_neurons) == sorted(found.register_neurons, key=lambda neuron: -neuron.score)
+    assert found.path[-1].stage == "value"
+    assert "elsewhere" in {step.stage for step in found.path}
+
+
+def test_a_set_that_works_elsewhere_is_tried_there_once():
+    others = _Formula(_needs({0, 9}))
+    found = _select_with_others(_Formula(_needs({0, 9})), others)
+    assert _places(found) == {0, 9}
+    assert [chosen for chosen, _ in others.sets] == [{0, 9}]
+
+
+def test_of_two_that_come_back_for_the_same_the_weaker_stays():
+    """The stronger one was hardly overlooked: the images that chose had no use for it."""
+
+    def outcome(chosen: frozenset[int], shift_value: str) -> Outcome:
+        return Outcome(0.0 if chosen & {1, 4} and {0, 6} <= chosen else 0.5, 1.0)
+
+    assert _places(_select_with_others(_Formula(_needs({0})), _Formula(outcome))) == {0, 4, 6}
+
+
+def test_a_neuron_that_costs_more_than_the_outliers_of_others_are_worth_does_not_come_back():
+    others = _Formula(lambda chosen, _: Outcome(0.0 if 3 in chosen else 0.03, 0.9 if 3 in chosen else 1.0))
+    assert _places(_select_with_others(_Formula(_needs({0})), others)) == {0}
+
+
+def test_what_helps_nowhere_does_not_come_back():
+    assert _places(_select_with_others(_Formula(_needs({0})), _Formula(lambda *_: Outcome(0.7, 1.0)))) == {0}
+
+
+def test_images_without_outliers_ask_for_nothing():
+    others = _Formula(_needs({7}), num_outliers=0)
+    assert _places(_select_with_others(_Formula(_needs({0})), others)) == {0}
+    assert others.sets == []
+
+
+@pytest.mark.parametrize("budget", [12 * IMAGES, 16 * IMAGES])
+def test_the_budget_bounds_both_searches_together(budget):
+    found = _select_with_others(_Formula(_needs({0, 5})), _Formula(_needs({0, 5, 21, 30})), budget=budget)
+    assert not found.within_budget
+    assert found.images_run <= budget + 2 * IMAGES
+    assert _places(found) >= {0, 5}

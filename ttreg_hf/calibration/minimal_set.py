@@ -2,63 +2,17 @@
 
 Grows a prefix of the ranking until the outliers are gone, then takes out neurons that cost much of the feature and
 whose work others do too, every neuron that is not needed, and those that cost more of the feature than their outliers
-are worth.
+are worth. Where outliers of other images stay, neurons come back until those are gone too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ttreg_hf.calibration.attempts import Attempts, SelectionConfig, SelectionStep
 from ttreg_hf.calibration.trial import Outcome, Trial
 from ttreg_hf.register_neuron import RegisterNeuron
 
 PER_NEURON, PER_LAYER = "per_neuron", "per_layer"
-
-
-@dataclass(frozen=True)
-class SelectionConfig:
-    """When a set of neurons is enough, and when a neuron is worth its place.
-
-    Args:
-        gone: share of the outliers that may stay for them to count as gone.
-        borderline: so many tokens decide nothing, because a norm next to the threshold is chance: growing may leave
-            them, and pruning may bring as many back, up to `tolerated`.
-        worth: outlier ratio that a neuron must be good for, in units of the feature similarity that it costs. Such a
-            neuron is dropped although outliers come back, up to `tolerated`.
-        min_cost: feature similarity below which a neuron's cost is not looked at.
-        tolerated: outlier ratio up to which neurons are dropped for their cost or for borderline tokens.
-        most_neurons: of the ranking that are tried.
-    """
-
-    gone: float = 0.01
-    borderline: float = 1.5
-    worth: float = 1.0
-    min_cost: float = 0.005
-    tolerated: float = 0.05
-    most_neurons: int = 1024
-
-    def enough(self, num_outliers: int, *, after_growing: float = 0.0) -> float:
-        """Outlier ratio that a set may leave, where growing left some."""
-        chance = min(after_growing + self.borderline / max(num_outliers, 1), self.tolerated)
-        return max(self.gone, after_growing, chance)
-
-
-@dataclass(frozen=True)
-class SelectionStep:
-    """One set of neurons that was tried.
-
-    Args:
-        stage: `"grow"`, `"prune"` (not needed?), `"cost"` (worth its cost?) or `"value"` (`per_layer`).
-        num_neurons: in the set.
-        outlier_ratio: outliers after / before.
-        feature_similarity: mean cosine of the pooled feature to the base model's.
-        kept: whether it became the set to go on with.
-    """
-
-    stage: str
-    num_neurons: int
-    outlier_ratio: float
-    feature_similarity: float
-    kept: bool
 
 
 @dataclass(frozen=True)
@@ -83,31 +37,13 @@ class Selection:
     within_budget: bool
 
 
-class _Attempts:
-    """All sets that were tried, each only once."""
-
-    def __init__(self, trial: Trial, budget: int) -> None:
-        self.trial, self.budget = trial, budget
-        self.within_budget = True
-        self.path: list[SelectionStep] = []
-        self._known: dict[tuple[RegisterNeuron, ...], Outcome] = {}
-
-    def outcome(self, neurons: tuple[RegisterNeuron, ...]) -> Outcome:
-        if neurons not in self._known:
-            self._known[neurons] = self.trial.outcome(neurons)
-        return self._known[neurons]
-
-    def has_budget(self) -> bool:
-        if self.trial.images_run + self.trial.before.num_images > self.budget:
-            self.within_budget = False
-        return self.within_budget
-
-    def note(self, stage: str, neurons: Sequence[RegisterNeuron], outcome: Outcome, kept: bool) -> None:
-        self.path.append(SelectionStep(stage, len(neurons), outcome.outlier_ratio, outcome.feature_similarity, kept))
-
-
 def select(
-    ranked: Sequence[RegisterNeuron], trial: Trial, *, budget: int, config: SelectionConfig | None = None
+    ranked: Sequence[RegisterNeuron],
+    trial: Trial,
+    *,
+    budget: int,
+    others: Trial | None = None,
+    config: SelectionConfig | None = None,
 ) -> Selection:
     """The smallest set that works.
 
@@ -115,14 +51,20 @@ def select(
         ranked: candidates, best first; at least one.
         trial: on images that have outliers and did not score.
         budget: forward passes of single images; the best set so far is kept when they are spent.
+        others: on more images that are not there to verify, if there are any: a few choose a set cheaply, but where
+            many neurons share the outliers, more images need more of them.
         config: when a set is enough.
     """
     config = config or SelectionConfig()
-    attempts = _Attempts(trial, budget)
+    attempts = Attempts(trial, budget)
     grown = _grow(tuple(ranked[: config.most_neurons]), attempts, config)
     bound = config.enough(trial.num_outliers, after_growing=attempts.outcome(grown).outlier_ratio)
     needed = _prune(_drop_replaceable_costly(grown, attempts, bound, config), attempts, bound)
     chosen = _drop_costly(needed, attempts, config)
+    if others is not None and others.has_outliers:
+        left = Attempts(others, budget - trial.images_run, core=chosen, stage="elsewhere")
+        chosen = _with_missing(tuple(ranked), left, config)
+        attempts.join(left)
     per_neuron = attempts.outcome(chosen)
     per_layer = trial.outcome(chosen, shift_value=PER_LAYER)
     is_better = _is_better(per_layer, per_neuron, config)
@@ -133,13 +75,13 @@ def select(
         per_neuron=per_neuron,
         per_layer=per_layer,
         path=tuple(attempts.path),
-        images_run=trial.images_run,
+        images_run=trial.images_run + (0 if others is None else others.images_run),
         within_budget=attempts.within_budget,
     )
 
 
 def _grow(
-    ranked: tuple[RegisterNeuron, ...], attempts: _Attempts, config: SelectionConfig
+    ranked: tuple[RegisterNeuron, ...], attempts: Attempts, config: SelectionConfig
 ) -> tuple[RegisterNeuron, ...]:
     """The shortest prefix that is enough, by doubling and bisection; else the one that leaves fewest outliers."""
     tried: dict[int, Outcome] = {}
@@ -162,7 +104,7 @@ def _grow(
     return ranked[:high]
 
 
-def _prune(neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, bound: float) -> tuple[RegisterNeuron, ...]:
+def _prune(neurons: tuple[RegisterNeuron, ...], attempts: Attempts, bound: float) -> tuple[RegisterNeuron, ...]:
     """Takes out what is not needed, weakest first, in runs that halve until single neurons are left."""
     run = len(neurons) // 2
     while run >= 1:
@@ -170,7 +112,7 @@ def _prune(neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, bound: floa
         while end > 0 and attempts.has_budget():
             start = max(0, end - run)
             rest = neurons[:start] + neurons[end:]
-            if rest:
+            if attempts.core or rest:
                 outcome = attempts.outcome(rest)
                 is_fine = outcome.outlier_ratio <= bound
                 attempts.note("prune", rest, outcome, kept=is_fine)
@@ -185,7 +127,7 @@ def _prune(neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, bound: floa
 
 
 def _drop_replaceable_costly(
-    neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, bound: float, config: SelectionConfig
+    neurons: tuple[RegisterNeuron, ...], attempts: Attempts, bound: float, config: SelectionConfig
 ) -> tuple[RegisterNeuron, ...]:
     """Takes out neurons that cost much of the feature, while the others that do their work are still there.
 
@@ -211,10 +153,11 @@ def _drop_replaceable_costly(
 
 
 def _drop_costly(
-    neurons: tuple[RegisterNeuron, ...], attempts: _Attempts, config: SelectionConfig
+    neurons: tuple[RegisterNeuron, ...], attempts: Attempts, config: SelectionConfig
 ) -> tuple[RegisterNeuron, ...]:
     """Takes out, one by one, the neuron whose outliers are least worth its cost, while one is not."""
-    while len(neurons) > 1 and 1 - attempts.outcome(neurons).feature_similarity >= config.min_cost:
+    least = 0 if attempts.core else 1
+    while len(neurons) > least and 1 - attempts.outcome(neurons).feature_similarity >= config.min_cost:
         now = attempts.outcome(neurons)
         best: tuple[float, tuple[RegisterNeuron, ...], Outcome] | None = None
         for place in range(len(neurons)):
@@ -233,6 +176,30 @@ def _drop_costly(
         neurons = best[1]
         attempts.note("cost", neurons, best[2], kept=True)
     return neurons
+
+
+def _with_missing(
+    ranked: tuple[RegisterNeuron, ...], attempts: Attempts, config: SelectionConfig
+) -> tuple[RegisterNeuron, ...]:
+    """The core of these attempts, and the neurons without which their images keep outliers, in the order of ranks."""
+    core, config = attempts.core, replace(config, gone=config.elsewhere)
+    if not attempts.has_budget():
+        return core
+    now = attempts.outcome(())
+    is_enough = now.outlier_ratio <= config.enough(attempts.trial.num_outliers)
+    attempts.note("elsewhere", (), now, kept=is_enough)
+    rest = tuple(neuron for neuron in ranked if neuron not in core)[: config.most_missing]
+    if is_enough or not rest:
+        return core
+    back = _grow(rest, attempts, config)
+    left = attempts.outcome(back).outlier_ratio
+    if left >= now.outlier_ratio:
+        return core
+    bound = config.enough(attempts.trial.num_outliers, after_growing=left)
+    needed = _drop_costly(
+        _prune(back[::-1], attempts, bound), attempts, config
+    )  # the strong ones were not missed once
+    return tuple(neuron for neuron in ranked if neuron in {*core, *needed})
 
 
 def _is_better(per_layer: Outcome, per_neuron: Outcome, config: SelectionConfig) -> bool:

@@ -37,8 +37,7 @@ from ttreg_hf.calibration.trial import Outcome, Trial
 from ttreg_hf.calibration.verification import Verification, verify
 from ttreg_hf.register_neuron import RegisterNeuron
 
-_MOST_IMAGES_TO_SELECT = 32
-_MOST_IMAGES_TO_VERIFY = 48
+_MOST_IMAGES = {SELECT: 32, SCORE: 64, VERIFY: 48}  # for a trial; those that scored join in choosing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +144,11 @@ class Stages:
 
     def select(self, scored: Scored, gate: GateConfig) -> "Chosen":
         """The smallest set that works, in as many rounds as improve it."""
-        trial, rule = self._trial("select", SELECT, scored.search.rule), scored.search.rule
+        rule = scored.search.rule
+        trial = self._trial("select", SELECT, rule)
+        others = self._trial("select", SCORE, rule) if self.is_split else None
         ranked = self._ranked(scored, self.model, trial.batches)
-        selection = self._selection([candidate.register_neuron for candidate in ranked], trial)
+        selection = self._selection([candidate.register_neuron for candidate in ranked], trial, others)
         selections, candidates = [selection], list(ranked)
         while len(selections) < self.config.rounds and _outcome(selection).outlier_ratio > gate.max_outlier_ratio:
             self.say(
@@ -163,7 +164,7 @@ class Stages:
             chosen = {_place(neuron) for neuron in selection.register_neurons}
             fresh = [candidate for candidate in more if _place(candidate.register_neuron) not in chosen]
             following = self._selection(
-                [*selection.register_neurons, *(candidate.register_neuron for candidate in fresh)], trial
+                [*selection.register_neurons, *(candidate.register_neuron for candidate in fresh)], trial, others
             )
             if not _outcome(following).outlier_ratio < _outcome(selection).outlier_ratio:
                 break
@@ -197,7 +198,7 @@ class Stages:
         return self.batches.where(lambda place: role_of(place, self.config.seed) == role)
 
     def _trial(self, stage: str, role: str | None, rule: OutlierRule) -> Trial:
-        most = _MOST_IMAGES_TO_SELECT if role == SELECT else _MOST_IMAGES_TO_VERIFY
+        most = _MOST_IMAGES[role or VERIFY]
         images = (self.batches if role is None else self.images_for(role)).on_every_process()
         shown: Iterable[Batch] = self.progress(stage, images.first(most), min(images.num_images, most))
         trial = Trial(self.model, shown, rule, self.limit)
@@ -215,9 +216,10 @@ class Stages:
         )
         return rank_by_contrast(model, batches, search.rule, best, limit=self.limit)
 
-    def _selection(self, ranked: Sequence[RegisterNeuron], trial: Trial) -> Selection:
-        trial.images_run = 0
-        return self.processes.share(select(ranked, trial, budget=self.config.budget))
+    def _selection(self, ranked: Sequence[RegisterNeuron], trial: Trial, others: Trial | None) -> Selection:
+        for images in (trial, *([others] if others else [])):
+            images.images_run = 0
+        return self.processes.share(select(ranked, trial, others=others, budget=self.config.budget))
 
 
 @dataclasses.dataclass(frozen=True)

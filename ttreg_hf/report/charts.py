@@ -26,6 +26,7 @@ _STAGES = {  # of `SelectionStep`: name, colour, and a marker that others do not
     "grow": ("grow", _CHOSEN, "o", 7),
     "prune": ("needed?", _OTHER, "s", 10),
     "cost": ("worth its cost?", _THIRD, "v", 9),
+    "elsewhere": ("other images: missing?", _BARS, "^", 9),
     "value": ("one value a layer", FAINT, "D", 12),
 }
 _MOST_SCORES, _LEAST_SCORES = 1000, 60  # of the ranking that are drawn
@@ -132,7 +133,7 @@ def _selection_path(selections: Sequence[Selection]) -> Figure:
         style_axes(axes)
     axes.set_xlabel("neurons moved", fontsize=11, color=INK)
     figure.axes[0].legend(
-        frameon=False, fontsize=10, labelcolor=INK, ncols=4, loc="lower right", bbox_to_anchor=(1, 1)
+        frameon=False, fontsize=10, labelcolor=INK, ncols=5, loc="lower right", bbox_to_anchor=(1, 1)
     )
     return figure
 
