@@ -112,6 +112,19 @@ def test_the_block_that_separates_much_better_is_chosen():
     assert not _inspect(norms, detection_layer=5).has_outliers
 
 
+@pytest.mark.parametrize("default_layer", [LAYERS - 1, 0], ids=["the default shows all", "the default shows none"])
+def test_a_block_before_most_outliers_are_made_is_not_chosen_however_well_it_separates(default_layer):
+    """The first ones are the largest: block 2 shows them alone, far from the rest."""
+    norms, early, late = _norms(), _scattered(1, seed=1), _scattered(3, seed=2)
+    norms[3:, early] *= 60.0
+    norms[5:, late & ~early] *= 8.0
+    found = _inspect(norms, default_layer=default_layer)
+    separation = found.report.separation
+    assert separation[2] > 1.5 * separation[LAYERS - 1] > 0
+    assert found.report.detection_layer == LAYERS - 1
+    assert (found.first_layer, found.last_layer) == (2, 4)
+
+
 def test_a_given_threshold_has_no_exceptions():
     norms = _norms()
     norms[:, :, 0] *= 12.0

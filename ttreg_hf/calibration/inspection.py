@@ -22,7 +22,8 @@ class InspectionConfig:
 
     Args:
         populations: when large norms count as a population of their own.
-        block_tolerance: the family's default detection block is kept if its separation is this share of the best.
+        block_tolerance: the family's default detection block is kept if its separation is this share of the best; a
+            block counts if it shows this share of the outliers of the default one, or of any if that shows none.
         content_share: a token is content if it had this share of its excess at the embeddings' output already.
         fixed_share: a position is fixed if this share of the images has an outlier there.
         min_images_for_fixed: fewer images cannot tell fixed positions.
@@ -121,10 +122,15 @@ def populations_per_block(
 def _detection_layer(
     config: CalibrationConfig, per_block: Sequence[Populations | None], default: int, settings: InspectionConfig
 ) -> int:
-    """As given; else the family's default, unless another block separates outliers much better."""
+    """As given; else the family's default, unless another block separates outliers much better.
+
+    A block that comes before many outliers are made separates those that it sees best; it does not count.
+    """
     if config.detection_layer is not None:
         return config.detection_layer
-    separations = [0.0 if block is None else block.separation for block in per_block]
+    shares = [0.0 if block is None else block.share for block in per_block]
+    least = settings.block_tolerance * (shares[default] or max(shares))
+    separations = [0.0 if block is None or block.share < least else block.separation for block in per_block]
     if separations[default] >= settings.block_tolerance * max(separations):
         return default
     return max(range(len(separations)), key=lambda layer: (separations[layer], layer))

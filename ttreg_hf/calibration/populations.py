@@ -34,7 +34,7 @@ class PopulationConfig:
         max_share: of the tokens that may lie above the dip.
     """
 
-    min_evidence: float = 8.0
+    min_evidence: float = 10.0
     min_ratio: float = 1.5
     min_deviations: float = 3.0
     max_share: float = 0.3
