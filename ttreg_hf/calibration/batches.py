@@ -1,8 +1,8 @@
 """Batches of preprocessed images, in one global order that does not depend on processes, workers or batch size.
 
-Image g of the order belongs to process `g % world`. The main process reads the source, undecoded, and hands images to
-the workers; they decode and preprocess. An image that cannot be decoded is left out and remembered. Images of one size
-go through the model together, so none is ever padded.
+Image g of the order belongs to process `g % world`. The main process reads the source, undecoded, in a thread, and
+hands images to the workers; they decode and preprocess. An image that cannot be decoded is left out and remembered.
+Images of one size go through the model together, so none is ever padded.
 
 Letters: `B` images, `H`, `W` height and width in pixels.
 """
@@ -21,8 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 from ttreg_hf.calibration.images import image_key, to_pixel_values
 from ttreg_hf.calibration.normalising import split_normalisation
 from ttreg_hf.calibration.processes import Processes
+from ttreg_hf.calibration.reading_ahead import read_ahead
 
 _MOST_SHOWN = 5
+_READ_AHEAD = 4  # batches, still encoded
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,9 @@ class _RawBatches:
         self.batches = batches
 
     def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
+        return read_ahead(self._read(), _READ_AHEAD) if self.batches.workers else self._read()
+
+    def _read(self) -> Iterator[list[tuple[int, Any]]]:
         images = self.batches._images()
         while batch := list(itertools.islice(images, self.batches.batch_size)):
             yield batch
