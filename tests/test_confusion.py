@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from ttreg_hf.benchmarks import confusion
 from ttreg_hf.benchmarks.confusion import FAILED, LEFT_OUT, Cell, Outcome, Unjudged, confusion_table, summary, table
-from ttreg_hf.planted.kinds import KINDS, has_kind
+from ttreg_hf.planted.kinds import KINDS, triggers_of
 
 
 def _cell(kind="planted", seed=0):
@@ -126,6 +126,6 @@ def test_long_ones_begin_first_and_a_run_that_is_cut_off_has_whole_seeds(monkeyp
     confusion_table(seeds=2, families="clip", kinds="", num_images=4, processes=1, lines=None, as_json=True)
     of_first_seed = [cell for cell in asked if cell.seed == 0]
     assert asked[: len(of_first_seed)] == of_first_seed
-    assert {cell.kind for cell in of_first_seed} == {kind for kind in KINDS if has_kind("clip", kind)}
+    assert {cell.kind for cell in of_first_seed} == {kind for kind in KINDS if triggers_of("clip", kind)}
     assert "dense" in [cell.kind for cell in of_first_seed[:5]]
     assert len(set(asked)) == len(asked) == 2 * len(of_first_seed)

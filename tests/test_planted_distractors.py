@@ -10,7 +10,7 @@ from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.families import blocks_of, inner_layout
 from ttreg_hf.planted import synthetic_images
 from ttreg_hf.planted.interventions import GONE, check_truth, effect_of, needed_neurons, outliers_of
-from ttreg_hf.planted.kinds import FAMILIES, KINDS, has_kind, log_normal, make_known_model, student_t
+from ttreg_hf.planted.kinds import FAMILIES, KINDS, log_normal, make_known_model, student_t, triggers_of
 from ttreg_hf.planted.truth import graded_layout, graded_model
 from ttreg_hf.planted.wiring import read_projection
 
@@ -33,13 +33,14 @@ def _some(*kinds, seed=7):
     """Two families of each kind, so that every family has its turn, and those where it is wired in another way."""
     cells = []
     for kind in kinds:
-        able = [family for family in FAMILIES if has_kind(family, kind)]
+        able = [family for family in FAMILIES if triggers_of(family, kind)]
         start = 2 * list(KINDS).index(kind)
         chosen = [able[(start + turn) % len(able)] for turn in range(2)]
         cells += [(family, kind) for family in dict.fromkeys([*chosen, SPECIAL.get(kind, chosen[0])])]
     return [
-        pytest.param(family, kind, KINDS[kind].triggers[turn % len(KINDS[kind].triggers)], seed, id=f"{kind}-{family}")
+        pytest.param(family, kind, triggers[turn % len(triggers)], seed, id=f"{kind}-{family}")
         for turn, (family, kind) in enumerate(cells)
+        if (triggers := triggers_of(family, kind))
     ]
 
 

@@ -23,7 +23,7 @@ from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import calibrate
 from ttreg_hf.planted import synthetic_images
 from ttreg_hf.planted.interventions import GONE, check_truth, effect_of
-from ttreg_hf.planted.kinds import FAMILIES, KINDS, has_kind, make_known_model
+from ttreg_hf.planted.kinds import FAMILIES, KINDS, make_known_model, triggers_of
 from ttreg_hf.planted.truth import KnownModel
 
 EXACT, MINIMAL, TOO_FEW, FOREIGN, NONE = "exact", "minimal", "too few", "foreign", "none"
@@ -120,8 +120,7 @@ def confusion_table(
         for seed in range(seeds)
         for kind in sorted(_chosen("--kinds", kinds, KINDS), key=lambda kind: kind not in _LONGEST)
         for family in _chosen("--families", families, FAMILIES)
-        if has_kind(family, kind)
-        for trigger in KINDS[kind].triggers
+        for trigger in triggers_of(family, kind)
     ]
     done = _read(lines) if lines is not None and lines.exists() else {}
     seen = [done[cell] for cell in wanted if cell in done]

@@ -44,7 +44,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ijepa": ("ijepa", {}),
     "vit_msn": ("vit_msn", {}),
     "internvl_vision": ("internvl_vision", {"attention_bias": True, "layer_scale_init_value": 1.0}),
+    "aimv2": ("aimv2_vision_model", {"mlp_bias": True, "qkv_bias": True, "use_head": False}),
 }
+_CANNOT_TELL = {"aimv2": ("low_information",)}  # its normalised patches are all alike by this trigger
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ def make_known_model(family: str, kind: str, *, trigger: str, seed: int) -> Know
     return KINDS[kind].make(model_type, trigger=trigger, seed=seed, **fields)
 
 
-def has_kind(family: str, kind: str) -> bool:
-    """Whether models of a family can be of a kind."""
+def triggers_of(family: str, kind: str) -> tuple[str, ...]:
+    """The triggers that make a difference, in a family and a kind of models; none if there is no such model."""
     model_type, _ = FAMILIES[family]
     config_class: Any = stock_model_class(model_type).config_class
     has_registers = "num_register_tokens" in config_class.__dataclass_fields__
-    return has_registers or not KINDS[kind].needs_trained_registers
+    if KINDS[kind].needs_trained_registers and not has_registers:
+        return ()
+    return tuple(trigger for trigger in KINDS[kind].triggers if trigger not in _CANNOT_TELL.get(family, ()))
 
 
 def _nothing(family: str, **options: Any) -> KnownModel:

@@ -56,9 +56,8 @@ def axis(model: Any, channel: int, length: float = 1.0) -> Tensor:
 
 def claim_channel(model: Any, channel: int) -> None:
     """From now on no random weight writes this channel, and none reads it."""
-    embeddings = _embeddings(model)
-    for parameter in embeddings.parameters():
-        if parameter.shape[-1] == model.config.hidden_size:
+    for name, parameter in _embeddings(model).named_parameters():
+        if parameter.shape[-1] == model.config.hidden_size and "norm" not in name:  # of the patches, in AIMv2
             parameter[..., channel] = 0
     filters_of(model)[channel] = 0
     for block in blocks_of(model):
