@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 
+from .brief import verify_briefly
 from .gallery import Gallery, make_gallery
 
 TESTS = Path(__file__).parents[1]
@@ -23,6 +24,13 @@ def _no_progress_bars() -> Iterator[None]:
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def brief_verification() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        verify_briefly(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from accelerate import Accelerator
 
 from ttreg_hf.calibration import batches as batches_module
@@ -22,6 +23,7 @@ from ttreg_hf.calibration.resuming import StateStore
 from ttreg_hf.cli import main
 from ttreg_hf.loading import load_model, load_processor
 
+from .brief import verify_briefly
 from .gallery import Gallery
 
 
@@ -30,6 +32,7 @@ class Broken(Exception):
 
 
 def run_tasks(path: Path) -> None:
+    verify_briefly(pytest.MonkeyPatch())
     described = json.loads(path.read_text())
     gallery = Gallery(Path(described["root"]), Path(described["model"]), described["norm_threshold"])
     for task in described["tasks"]:

@@ -15,6 +15,8 @@ from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 
 from .test_driver import _explicit
 
+pytestmark = pytest.mark.usefixtures("brief_verification")
+
 
 @pytest.mark.parametrize(
     ("num_images", "expected"),

@@ -23,6 +23,8 @@ from ttreg_hf.loading import load_model, load_processor
 from .gallery import Gallery, write_tar
 from .test_processes import assert_same, calibrate_alone
 
+pytestmark = pytest.mark.usefixtures("brief_verification")
+
 SHARE = 0.5
 
 

@@ -17,6 +17,8 @@ from ttreg_hf.maps import image_maps
 from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 
+pytestmark = pytest.mark.usefixtures("brief_verification")
+
 SIZES = [(112, 112), (112, 70), (56, 112), (84, 98)]  # height and width; a patch has 14 pixels
 COUNT = 12
 

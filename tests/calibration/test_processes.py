@@ -17,6 +17,8 @@ from ttreg_hf.loading import load_model, load_processor
 
 from .gallery import KINDS, Gallery
 
+pytestmark = pytest.mark.usefixtures("brief_verification")
+
 BATCH_SIZES, WORKERS = (1, 7, None), (0, 1, 2)
 # every kind of source; batch sizes and workers alternate, so that each is met more than once
 MATRIX = {kind: (BATCH_SIZES[place % 3], WORKERS[(place + place // 3) % 3]) for place, kind in enumerate(KINDS)}

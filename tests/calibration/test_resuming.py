@@ -18,6 +18,8 @@ from ttreg_hf.loading import load_model, load_processor
 from .gallery import Gallery
 from .test_processes import SAVE_EVERY, assert_same, break_after, calibrate_alone
 
+pytestmark = pytest.mark.usefixtures("brief_verification")
+
 
 def _resume(gallery: Gallery, state: Path, **config: Any) -> CalibrationResult:
     return calibrate_alone(gallery, run=RunConfig(save_every=SAVE_EVERY, state_directory=state, resume=True), **config)

@@ -64,11 +64,12 @@ sys.modules["ttreg_hf"] = None  # as if it were not installed
 import torch
 import transformers
 
-folder, name = sys.argv[1:]
-model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
-with torch.no_grad():
-    output = model(**torch.load(folder + "/inputs.pt"))
-torch.save(output[0], folder + "/outputs.pt")
+for saved in sys.argv[1:]:
+    folder, name = saved.split("=")
+    model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        output = model(**torch.load(folder + "/inputs.pt"))
+    torch.save(output[0], folder + "/outputs.pt")
 """
 
 
@@ -112,14 +113,18 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS)
-def stock(request):
+def _stock(name):
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = MODELS[request.param]().eval()
+        model = MODELS[name]().eval()
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model
+
+
+@pytest.fixture(params=MODELS)
+def stock(request):
+    return _stock(request.param)
 
 
 def _inputs(model, count=2):
@@ -237,32 +242,47 @@ def test_a_checkpoint_with_the_towers_old_names_loads_in_full(stock, tmp_path):
     assert torch.equal(_output(loaded), _output(patched))
 
 
-def test_saved_it_loads_here_and_at_a_strangers(stock, tmp_path):
-    patched = add_test_time_registers(stock, NEURONS)
-    expected = _output(patched)
-    patched.save_pretrained(tmp_path)
-    torch.testing.assert_close(_output(load_model(str(tmp_path), device="cpu")), expected)
-
-    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    tower = saved.get("vision_config") or saved["backbone_config"]
-    assert tower["model_type"] == _tower(stock).config.model_type
-    assert "register_neurons" not in tower
-    assert len(list(tmp_path.glob("*.py"))) == 4
-
-    auto = next(iter(modeling.all_model_classes()[type(patched.config)])).__name__
-    torch.save(_inputs(stock), tmp_path / "inputs.pt")
+@pytest.fixture(scope="module")
+def at_a_strangers(tmp_path_factory):
+    """Each model patched, saved, and loaded by one interpreter that has no `ttreg_hf`: folder, outputs here."""
+    root = tmp_path_factory.mktemp("strangers")
+    found, arguments = {}, []
+    for name in MODELS:
+        patched, folder = add_test_time_registers(_stock(name), NEURONS), root / name
+        patched.save_pretrained(folder)
+        torch.save(_inputs(patched), folder / "inputs.pt")
+        auto = next(iter(modeling.all_model_classes()[type(patched.config)])).__name__
+        arguments.append(f"{folder}={auto}")
+        found[name] = folder, _output(patched)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path), auto],
+        [sys.executable, "-c", CHILD, *arguments],
         capture_output=True,
         text=True,
         env=environment,
-        cwd=tmp_path,
-        timeout=120,
+        cwd=root,
+        timeout=240,
     )
     assert child.returncode == 0, child.stderr
-    torch.testing.assert_close(torch.load(tmp_path / "outputs.pt"), expected)
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_saved_it_loads_here_and_at_a_strangers(at_a_strangers, name):
+    folder, expected = at_a_strangers[name]
+    torch.testing.assert_close(_output(load_model(str(folder), device="cpu")), expected)
+    torch.testing.assert_close(torch.load(folder / "outputs.pt"), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_tower_inside_stays_a_stock_one(at_a_strangers, name):
+    folder, _ = at_a_strangers[name]
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tower = saved.get("vision_config") or saved["backbone_config"]
+    assert tower["model_type"] == _tower(_stock(name)).config.model_type
+    assert "register_neurons" not in tower
+    assert len(list(folder.glob("*.py"))) == 4
 
 
 def test_measuring_runs_the_tower_alone(stock):
