@@ -4,10 +4,11 @@ Run it through `scripts/benchmark_calibration.py`; under `torchrun` it also show
 """
 
 import dataclasses
+import functools
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from ttreg_hf.calibration.batch_size import decode_workers
 from ttreg_hf.calibration.batches import Batch, ImageBatches
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import say_nothing, silent
-from ttreg_hf.calibration.images import image_key, to_pixel_values
+from ttreg_hf.calibration.images import to_pixel_values
 from ttreg_hf.calibration.passes import ScorePass
 from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.settings import Search
@@ -30,8 +31,6 @@ from ttreg_hf.cli.opening import open_processes
 from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.photographs import photograph_paths
-
-_SLOW, _SLOW_READING = "slow rival", "slow rival, photographs"
 
 
 def benchmark(
@@ -56,10 +55,11 @@ def benchmark(
     search = search_of_random(model, pixels)
     rows = _compute(model, pixels, search, rounds)
     slow = _SlowRival(model, search)
-    rows[_SLOW] = {"images/s": rival_images / slow.seconds(pixels[:rival_images])}
+    rows["slow rival"] = {"images/s": rival_images / slow.seconds(pixels[:rival_images])}
     if real_images:
-        photographs = _Decoded(_photographs(rival_images), _processor(image_size))
-        rows[_SLOW_READING] = {"images/s": rival_images / slow.seconds(photographs)}
+        read = functools.partial(to_pixel_values, processor=_processor(image_size))
+        seconds = slow.seconds(_photographs(rival_images), read)
+        rows["slow rival, photographs"] = {"images/s": rival_images / seconds}
     slow.remove()
     if real_images:
         rows |= _real(model, search, processes, image_size, batch_size, real_images)
@@ -130,13 +130,13 @@ class _SlowRival:
             self.handles.append(block.register_forward_hook(keep_output))
 
     @torch.no_grad()
-    def seconds(self, images: Iterable[Tensor]) -> float:
-        """For these images, `(3, H, W)` each, once one of them has gone through to warm up."""
-        self.model(torch.stack([next(iter(images))]).to(self.model.device, self.model.dtype))
+    def seconds(self, images: Any, read: Callable[[Any], Tensor] = lambda image: image) -> float:
+        """For these images, each read to `(3, H, W)` in this process, once one of them has gone through to warm up."""
+        self.model(read(images[0])[None].to(self.model.device, self.model.dtype))
         synchronize(self.model.device)
         start = time.perf_counter()
         for image in images:
-            self.model(image[None].to(self.model.device, self.model.dtype))
+            self.model(read(image)[None].to(self.model.device, self.model.dtype))
             norms_T = self.outputs[self.search.detection_layer][0].float().norm(dim=-1)
             outlier_T = norms_T > self.search.rule.norm_threshold
             if outlier_T.any():
@@ -148,17 +148,6 @@ class _SlowRival:
         """Takes its hooks off the model."""
         for handle in self.handles:
             handle.remove()
-
-
-class _Decoded:
-    """Photographs that are decoded and preprocessed when they are asked for, one by one, in this process."""
-
-    def __init__(self, images: Sequence[Any], processor: Any) -> None:
-        self.images, self.processor = images, processor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for place, image in enumerate(self.images):
-            yield to_pixel_values(image, self.processor, name=image_key(image, place))
 
 
 def _real(

@@ -196,9 +196,8 @@ def _with_missing(
     if left >= now.outlier_ratio:
         return core
     bound = config.enough(attempts.trial.num_outliers, after_growing=left)
-    needed = _drop_costly(
-        _prune(back[::-1], attempts, bound), attempts, config
-    )  # the strong ones were not missed once
+    strong_last = back[::-1]  # those go first: the images that chose did not miss them
+    needed = _drop_costly(_prune(strong_last, attempts, bound), attempts, config)
     return tuple(neuron for neuron in ranked if neuron in {*core, *needed})
 
 

@@ -217,7 +217,7 @@ class Stages:
         return rank_by_contrast(model, batches, search.rule, best, limit=self.limit)
 
     def _selection(self, ranked: Sequence[RegisterNeuron], trial: Trial, others: Trial | None) -> Selection:
-        for images in (trial, *([others] if others else [])):
+        for images in filter(None, (trial, others)):
             images.images_run = 0
         return self.processes.share(select(ranked, trial, others=others, budget=self.config.budget))
 
