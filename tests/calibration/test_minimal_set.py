@@ -77,6 +77,26 @@ def test_of_two_that_do_the_same_the_stronger_stays():
     assert _places(_select(either)) == {3}
 
 
+def test_a_common_neuron_does_not_stand_in_for_others():
+    """Growing would need no more than it, and pruning, weakest first, would rather keep it than those."""
+    common, stands_in_for, needed = 0, {2, 3, 4}, {1, 5}
+
+    def outcome(chosen: frozenset[int], _: str) -> Outcome:
+        works = needed <= chosen and (common in chosen or stands_in_for <= chosen)
+        return Outcome(0.0 if works else 1.0, 1.0)
+
+    ranked = _ranked(8)
+    assert _places(select(ranked, _Formula(outcome), budget=10**6)) == {common, *needed}  # type: ignore[arg-type]
+    told = select(ranked, _Formula(outcome), budget=10**6, common={ranked[common]})  # type: ignore[arg-type]
+    assert _places(told) == stands_in_for | needed
+
+
+def test_a_common_neuron_that_is_needed_is_found():
+    ranked = _ranked(8)
+    found = select(ranked, _Formula(_needs({0, 3})), budget=10**6, common={ranked[0], ranked[1]})  # type: ignore[arg-type]
+    assert _places(found) == {0, 3}
+
+
 def test_neurons_that_do_not_help_leave_the_strongest():
     found = _select(_Formula(lambda chosen, _: Outcome(1.0, 1.0)))
     assert _places(found) == {0}

@@ -1,11 +1,17 @@
 """Trials: what patching does to the same images, counted once a trial."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 
 from ttreg_hf.calibration.batches import Batch
-from ttreg_hf.calibration.outliers import OutlierRule
+from ttreg_hf.calibration.measuring import measure
+from ttreg_hf.calibration.outliers import Content, OutlierRule
 from ttreg_hf.calibration.trial import Outcome, Trial
+from ttreg_hf.families import blocks_of
+from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -65,3 +71,52 @@ def test_twins_keep_the_options_of_the_trial_and_zeroing_wins_over_them(planted)
     twin, zeroed = trial.patched(planted.register_neurons), trial.patched(planted.register_neurons, shift_scale=0.0)
     assert {name: getattr(twin.config, name) for name in options} == options
     assert (zeroed.config.shift_scale, zeroed.config.shift_fill) == (0.0, "mean")
+
+
+def _weakened(planted: PlantedModel, share: float):
+    """The model whose planted neurons write a share of what they wrote."""
+    model = copy.deepcopy(planted.model)
+    with torch.no_grad():
+        for neuron in planted.register_neurons:
+            down_projection(blocks_of(model)[neuron.layer]).weight[:, neuron.neuron] *= share
+    return model
+
+
+def _least_outlier(trial: Trial) -> float:
+    before = trial.before
+    return float(torch.stack(before.norms_BN)[torch.stack(before.outliers_BN)].min())
+
+
+def test_an_outlier_stays_one_with_most_of_its_excess_left(planted):
+    strict = dataclasses.replace(planted, norm_threshold=0.9 * _least_outlier(_trial(planted)))
+    trial = _trial(strict)
+    weak, gone = (trial.measure(_weakened(planted, share)) for share in (0.6, 0.0))
+    by_the_rule_alone = int((torch.stack(weak.norms_BN) > strict.norm_threshold).sum())
+    assert by_the_rule_alone < trial.num_outliers
+    assert torch.equal(weak.outliers_B, trial.before.outliers_B)
+    assert trial.compared(gone).outlier_ratio == 0.0
+
+
+def test_an_outlier_with_part_of_its_norm_gone_does_not_pass_for_content(planted):
+    plain = _trial(planted)
+    medians = plain.before.patch_norms.medians().tolist()
+    rule = dataclasses.replace(plain.rule, content=Content(medians[0], medians[5], share=0.3))
+    trial, weak = Trial(plain.model, plain.batches, rule), _weakened(planted, 0.5)
+    alone = measure(weak, trial.batches, rule)
+    assert 0 < float(alone.outliers_B.sum()) < trial.num_outliers
+    assert torch.equal(trial.measure(weak).outliers_B, trial.before.outliers_B)
+
+
+def test_few_images_are_the_first_with_outliers(planted):
+    plain = synthetic_images(8, seed=7).clamp_max(0.0)  # no bright patch
+    images = synthetic_images(8, seed=7)
+    mixed = torch.stack([plain[0], images[1], plain[2], images[3], images[4], plain[5], images[6], images[7]])
+    batches = [Batch(part, tuple(range(3 * row, 3 * row + len(part)))) for row, part in enumerate(mixed.split(3))]
+    trial = Trial(planted.model, batches, OutlierRule(4, planted.norm_threshold))
+    assert (trial.before.outliers_B > 0).tolist() == [False, True, False, True, True, False, True, True]
+    few = trial.on_few(4)
+    assert [batch.places for batch in few.batches] == [(1,), (3, 4), (6,)]
+    assert few.before.outliers_B.tolist() == trial.before.outliers_B[[1, 3, 4, 6]].tolist()
+    assert len(trial.on_few(100).before.outliers_B) == 5
+    nothing = Trial(planted.model, batches, OutlierRule(4, 1e9))
+    assert nothing.on_few(4) is nothing

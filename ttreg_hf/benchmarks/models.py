@@ -20,7 +20,7 @@ from ttreg_hf.calibration.settings import Search
 from ttreg_hf.families import blocks_of
 
 _OUTLIER_SHARE = 0.02  # of the patches; random weights have no outliers of their own
-_DINOV2: dict[str, dict[str, Any]] = {
+DINOV2_SIZES: dict[str, dict[str, Any]] = {
     "dinov2-small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
     "dinov2-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
     "dinov2-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
@@ -55,7 +55,7 @@ _TOWERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         },
     ),
 }
-SIZES = (*_DINOV2, *_TOWERS)
+SIZES = (*DINOV2_SIZES, *_TOWERS)
 
 
 def random_model(size: str, *, image_size: int, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -74,7 +74,7 @@ def random_model(size: str, *, image_size: int, device: torch.device, dtype: tor
             model = model_class(config_class(**fields, image_size=image_size))
         else:
             # positional embeddings of the published models are for 518 pixels; interpolating them is part of the cost
-            model = Dinov2Model(Dinov2Config(**_DINOV2[size], image_size=518, patch_size=14))
+            model = Dinov2Model(Dinov2Config(**DINOV2_SIZES[size], image_size=518, patch_size=14))
     return model.eval().to(dtype)
 
 

@@ -21,6 +21,7 @@ from ttreg_hf.register_neuron import RegisterNeuron
 _FIRES = 2.0  # times its mean on the other patches of the image
 _EVERYWHERE = 0.5  # of the patches, on which a neuron is active that singles none out
 _HARDLY_EVER = 0.1  # of the images
+_FEW = 0.2  # of the patches, at most, are outliers
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Candidate:
     def fires_everywhere(self) -> bool:
         """Active on most patches, and hardly ever more so on the outliers: it does not single them out."""
         return self.sparsity < _EVERYWHERE and self.consistency < _HARDLY_EVER
+
+    @property
+    def is_sparse(self) -> bool:
+        """Active on few patches, as a register neuron is."""
+        return self.sparsity >= 1 - _FEW
 
 
 def rank_by_contrast(

@@ -15,7 +15,7 @@ from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.register_neuron import RegisterNeuron
 
 RANDOM_DRAWS = 10
-_MOST_EFFECTS = 64
+_MOST_EFFECTS, _FEW_IMAGES = 64, 16
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Controls:
 
     Args:
         zeroed: the same neurons zeroed on the patches and not moved, extra token included.
-        random: one entry a draw of other neurons of the same layers, moved.
+        random: one entry a draw of other neurons of the same layers, moved, on some of the images with outliers.
     """
 
     zeroed: Outcome
@@ -54,15 +54,17 @@ class NeuronEffect:
 def run_controls(
     trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, seed: int, processes: Processes
 ) -> Controls:
-    """Both controls on the trial's images, which all processes have."""
-    zeroed: tuple[Sequence[RegisterNeuron], float | None] = (neurons, 0.0)
-    drawn = [(draw, None) for draw in random_neurons(trial.model, neurons, draws=RANDOM_DRAWS, seed=seed)]
+    """Both controls on the trial's images, which all processes have; random draws on 16 of those with outliers."""
+    few = trial.on_few(_FEW_IMAGES)
 
-    def outcome(moved: tuple[Sequence[RegisterNeuron], float | None]) -> Outcome:
-        return trial.outcome(moved[0], shift_value=shift_value, shift_scale=moved[1])
+    def outcome(moved: Sequence[RegisterNeuron] | None) -> Outcome:
+        if moved is None:
+            return trial.outcome(neurons, shift_value=shift_value, shift_scale=0.0)
+        return few.outcome(moved, shift_value=shift_value)
 
-    first, *others = processes.map(outcome, [zeroed, *drawn])
-    return Controls(zeroed=first, random=tuple(others))
+    drawn = random_neurons(trial.model, neurons, draws=RANDOM_DRAWS, seed=seed)
+    zeroed, *others = processes.map(outcome, [None, *drawn])
+    return Controls(zeroed=zeroed, random=tuple(others))
 
 
 def random_neurons(
@@ -90,7 +92,8 @@ def random_neurons(
 def neuron_effects(
     trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, processes: Processes
 ) -> tuple[NeuronEffect, ...]:
-    """Each of the first 64 neurons alone, on the trial's images, which all processes have."""
+    """Each of the first 64 neurons alone, on 16 of the trial's images with outliers, which all processes have."""
+    trial = trial.on_few(_FEW_IMAGES)
 
     def effect(neuron: RegisterNeuron) -> NeuronEffect:
         after = trial.after([neuron], shift_value=shift_value)

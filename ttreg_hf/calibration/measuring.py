@@ -3,7 +3,8 @@
 Letters: `L` blocks, `B` images, `T` tokens, `N` patches, `D` channels of the pooled feature.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.calibration.patch_norms import PatchNorms
 from ttreg_hf.calibration.recording import Recorder
 from ttreg_hf.families import blocks_of, inner_layout
+
+_ORDINARY = 0.999  # of the patches that are no outliers: norms up to this quantile are ordinary
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,23 @@ class Measured:
 
 
 def measure(
-    model: PreTrainedModel, batches: Iterable[Batch], rule: OutlierRule, *, limit: BatchLimit | None = None
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    rule: OutlierRule,
+    *,
+    limit: BatchLimit | None = None,
+    base: Measured | None = None,
 ) -> Measured:
-    """Run a model over the images, at most as many at once as a limit allows."""
+    """Run a model over the images.
+
+    Args:
+        model: stock or patched.
+        batches: the images.
+        rule: which tokens are outliers.
+        limit: how many images go through the model at once.
+        base: what the base model made of the same images, if this is its patched twin: its outliers may stay some,
+            though the rule alone would say no.
+    """
     limit = limit or BatchLimit()
     layout = inner_layout(model)
     statistics = NormStatistics(len(blocks_of(model)), model.device)
@@ -80,6 +97,9 @@ def measure(
             norms += norms_LBN[rule.detection_layer].cpu()
             registers.append(recording.norms_LBT[rule.detection_layer, :, layout.registers])
             features.append(recording.feature_BD.cpu())
+    if base is not None:
+        staying = _staying(base, norms, rule.norm_threshold)
+        outliers = [new_N | old_N for new_N, old_N in zip(outliers, staying, strict=True)]
     register_norms = torch.cat(registers)
     return Measured(
         outliers_BN=tuple(outliers),
@@ -89,3 +109,21 @@ def measure(
         register_norm=float(register_norms.mean()) if register_norms.numel() else 0.0,
         features_BD=torch.cat(features),
     )
+
+
+def _staying(base: Measured, norms_BN: Sequence[Tensor], threshold: float) -> list[Tensor]:
+    """For each image, which outliers of the base model are still some in a twin with these norms.
+
+    Those above the threshold; and those between it and the norms of ordinary patches that have more than half of their
+    excess (log of norm over median) left. The rule alone would let a token go that has lost just enough of its norm to
+    be below the threshold, or so much that it could pass for content.
+    """
+    before = torch.cat(list(base.norms_BN))
+    ordinary = before[~torch.cat(list(base.outliers_BN))]
+    median, highest = before.median(), before.min()
+    if len(ordinary):
+        highest = ordinary.kthvalue(math.ceil(_ORDINARY * len(ordinary))).values
+    return [
+        outlier_N & ((new_N > threshold) | ((new_N > highest) & (new_N > (median * old_N).sqrt())))
+        for outlier_N, old_N, new_N in zip(base.outliers_BN, base.norms_BN, norms_BN, strict=True)
+    ]

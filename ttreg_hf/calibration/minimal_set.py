@@ -5,7 +5,7 @@ whose work others do too, every neuron that is not needed, and those that cost m
 are worth. Where outliers of other images stay, neurons come back until those are gone too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ttreg_hf.calibration.attempts import Attempts, SelectionConfig, SelectionStep
@@ -43,6 +43,7 @@ def select(
     *,
     budget: int,
     others: Trial | None = None,
+    common: Collection[RegisterNeuron] = (),
     config: SelectionConfig | None = None,
 ) -> Selection:
     """The smallest set that works.
@@ -53,17 +54,20 @@ def select(
         budget: forward passes of single images; the best set so far is kept when they are spent.
         others: on more images that are not there to verify, if there are any: a few choose a set cheaply, but where
             many neurons share the outliers, more images need more of them.
+        common: candidates that fire on many ordinary patches too, as register neurons do not; tried only where the
+            others are not enough. Without one of them content changes, and with it which later neurons fire: it can
+            stand in for several that make outliers.
         config: when a set is enough.
     """
     config = config or SelectionConfig()
     attempts = Attempts(trial, budget)
-    grown = _grow(tuple(ranked[: config.most_neurons]), attempts, config)
+    grown = _grown(ranked, common, attempts, config)
     bound = config.enough(trial.num_outliers, after_growing=attempts.outcome(grown).outlier_ratio)
     needed = _prune(_drop_replaceable_costly(grown, attempts, bound, config), attempts, bound)
     chosen = _drop_costly(needed, attempts, config)
     if others is not None and others.has_outliers:
         left = Attempts(others, budget - trial.images_run, core=chosen, stage="elsewhere")
-        chosen = _with_missing(tuple(ranked), left, config)
+        chosen = _with_missing(ranked, common, left, config)
         attempts.join(left)
     per_neuron = attempts.outcome(chosen)
     per_layer = trial.outcome(chosen, shift_value=PER_LAYER)
@@ -78,6 +82,22 @@ def select(
         images_run=trial.images_run + (0 if others is None else others.images_run),
         within_budget=attempts.within_budget,
     )
+
+
+def _grown(
+    ranked: Sequence[RegisterNeuron],
+    common: Collection[RegisterNeuron],
+    attempts: Attempts,
+    config: SelectionConfig,
+) -> tuple[RegisterNeuron, ...]:
+    """A prefix of the ranking without the common neurons if that is enough; else the better one of that and of all."""
+    sparse = tuple(neuron for neuron in ranked if neuron not in common)
+    found: list[tuple[RegisterNeuron, ...]] = []
+    for pool in filter(None, dict.fromkeys((sparse, tuple(ranked)))):
+        found.append(_grow(pool[: config.most_neurons], attempts, config))
+        if attempts.outcome(found[-1]).outlier_ratio <= config.enough(attempts.trial.num_outliers):
+            return found[-1]
+    return min(found, key=lambda neurons: attempts.outcome(neurons).outlier_ratio)
 
 
 def _grow(
@@ -105,10 +125,13 @@ def _grow(
 
 
 def _prune(neurons: tuple[RegisterNeuron, ...], attempts: Attempts, bound: float) -> tuple[RegisterNeuron, ...]:
-    """Takes out what is not needed, weakest first, in runs that halve until single neurons are left."""
+    """Takes out what is not needed, weakest first, in runs that halve until single neurons are left.
+
+    What was needed is not tried again: it stays so when others go.
+    """
     run = len(neurons) // 2
-    while run >= 1:
-        end, dropped = len(neurons), False
+    while run >= 1 and attempts.within_budget:
+        end = len(neurons)
         while end > 0 and attempts.has_budget():
             start = max(0, end - run)
             rest = neurons[:start] + neurons[end:]
@@ -117,12 +140,9 @@ def _prune(neurons: tuple[RegisterNeuron, ...], attempts: Attempts, bound: float
                 is_fine = outcome.outlier_ratio <= bound
                 attempts.note("prune", rest, outcome, kept=is_fine)
                 if is_fine:
-                    neurons, dropped = rest, True
+                    neurons = rest
             end = start
-        if run > 1 or not dropped:  # single neurons are gone through until all are needed
-            run //= 2
-        if not attempts.within_budget:
-            break
+        run //= 2
     return neurons
 
 
@@ -179,7 +199,10 @@ def _drop_costly(
 
 
 def _with_missing(
-    ranked: tuple[RegisterNeuron, ...], attempts: Attempts, config: SelectionConfig
+    ranked: Sequence[RegisterNeuron],
+    common: Collection[RegisterNeuron],
+    attempts: Attempts,
+    config: SelectionConfig,
 ) -> tuple[RegisterNeuron, ...]:
     """The core of these attempts, and the neurons without which their images keep outliers, in the order of ranks."""
     core, config = attempts.core, replace(config, gone=config.elsewhere)
@@ -188,7 +211,8 @@ def _with_missing(
     now = attempts.outcome(())
     is_enough = now.outlier_ratio <= config.enough(attempts.trial.num_outliers)
     attempts.note("elsewhere", (), now, kept=is_enough)
-    rest = tuple(neuron for neuron in ranked if neuron not in core)[: config.most_missing]
+    common_last = sorted(ranked, key=lambda neuron: neuron in common)
+    rest = tuple(neuron for neuron in common_last if neuron not in core)[: config.most_missing]
     if is_enough or not rest:
         return core
     back = _grow(rest, attempts, config)

@@ -30,7 +30,7 @@ Progress = Callable[[str, Iterable[Batch], int], Iterable[Batch]]
 _COMPARED_NEURONS = 50  # for convergence, where `top_k` is left open
 
 
-MOST_IMAGES_KEPT = 128
+MOST_IMAGES_KEPT = 256
 """Images whose norms are kept patch by patch, over all processes."""
 
 

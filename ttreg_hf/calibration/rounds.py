@@ -148,8 +148,9 @@ class Stages:
         trial = self._trial("select", SELECT, rule)
         others = self._trial("select", SCORE, rule) if self.is_split else None
         ranked = self._ranked(scored, self.model, trial.batches)
-        selection = self._selection([candidate.register_neuron for candidate in ranked], trial, others)
-        selections, candidates = [selection], list(ranked)
+        candidates = {_place(candidate.register_neuron): candidate for candidate in ranked}
+        selection = self._selection(ranked, trial, others)
+        selections = [selection]
         while len(selections) < self.config.rounds and _outcome(selection).outlier_ratio > gate.max_outlier_ratio:
             self.say(
                 f"{_outcome(selection).outlier_ratio:.0%} of the outliers stay, looking again on the patched model"
@@ -161,20 +162,17 @@ class Stages:
             if not again.has_outliers:
                 break
             more = self._ranked(self.score(again, patched), patched, trial.batches)
-            chosen = {_place(neuron) for neuron in selection.register_neurons}
+            chosen = {_place(neuron): candidates[_place(neuron)] for neuron in selection.register_neurons}
             fresh = [candidate for candidate in more if _place(candidate.register_neuron) not in chosen]
-            following = self._selection(
-                [*selection.register_neurons, *(candidate.register_neuron for candidate in fresh)], trial, others
-            )
+            following = self._selection([*chosen.values(), *fresh], trial, others)
             if not _outcome(following).outlier_ratio < _outcome(selection).outlier_ratio:
                 break
             selection = following
             selections.append(selection)
-            candidates += fresh
-        by_place = {_place(candidate.register_neuron): candidate for candidate in reversed(candidates)}
+            candidates = {_place(candidate.register_neuron): candidate for candidate in fresh} | candidates
         return Chosen(
             selections=tuple(selections),
-            candidates=tuple(by_place[_place(neuron)] for neuron in selection.register_neurons),
+            candidates=tuple(candidates[_place(neuron)] for neuron in selection.register_neurons),
         )
 
     def verify(
@@ -216,10 +214,13 @@ class Stages:
         )
         return rank_by_contrast(model, batches, search.rule, best, limit=self.limit)
 
-    def _selection(self, ranked: Sequence[RegisterNeuron], trial: Trial, others: Trial | None) -> Selection:
+    def _selection(self, ranked: Sequence[Candidate], trial: Trial, others: Trial | None) -> Selection:
         for images in filter(None, (trial, others)):
             images.images_run = 0
-        return self.processes.share(select(ranked, trial, others=others, budget=self.config.budget))
+        neurons = [candidate.register_neuron for candidate in ranked]
+        common = {candidate.register_neuron for candidate in ranked if not candidate.is_sparse}
+        chosen = select(neurons, trial, others=others, common=common, budget=self.config.budget)
+        return self.processes.share(chosen)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,6 +61,19 @@ class Trial:
         """Whether the base model has any on these images."""
         return self.num_outliers > 0
 
+    def on_few(self, most: int) -> "Trial":
+        """The same on the first images that have outliers, at most so many; itself, if none has."""
+        if not self.has_outliers:
+            return self
+        left, batches = most, []
+        counts = iter(self.before.outliers_B.tolist())
+        for batch in self.batches:
+            rows = [row for row, count in zip(range(len(batch)), counts, strict=False) if count > 0][:left]
+            left -= len(rows)
+            if rows:
+                batches.append(batch.only(rows))
+        return Trial(self.model, batches, self.rule, self.limit, self.options)
+
     def patched(
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
     ) -> PreTrainedModel:
@@ -73,7 +86,7 @@ class Trial:
     def measure(self, model: PreTrainedModel) -> Measured:
         """A twin on these images."""
         self.images_run += self.before.num_images
-        return measure(model, self.batches, self.rule, limit=self.limit)
+        return measure(model, self.batches, self.rule, limit=self.limit, base=self.before)
 
     def after(
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
