@@ -43,7 +43,12 @@ def _measured(features: list[list[float]], outliers: list[int], register_norm: f
 
 
 def _verification(
-    *, after: float = 0.0, similarity: float = 1.0, zeroed: float = 1.0, random: tuple[float, ...] = (1.0, 0.9)
+    *,
+    after: float = 0.0,
+    similarity: float = 1.0,
+    zeroed: float = 1.0,
+    random: tuple[float, ...] = (1.0, 0.9),
+    layer_share: float = 0.01,
 ) -> Verification:
     same = _measured([[1.0, 0.0]], [1])
     return dataclasses.replace(
@@ -52,6 +57,7 @@ def _verification(
         outlier_fraction_after=after,
         feature_similarity=similarity,
         controls=Controls(Outcome(0.0, zeroed), tuple(Outcome(ratio, 1.0) for ratio in random)),
+        layer_share=layer_share,
     )
 
 
@@ -67,6 +73,8 @@ def _verification(
         ({"after": 0.005, "random": (1.0, 0.1)}, []),
         ({"after": 0.0051, "random": (1.0, 0.1)}, ["best of the random draws"]),
         ({"random": (1.0, 0.0)}, ["best of the random draws"]),
+        ({"layer_share": 0.25}, []),
+        ({"layer_share": 0.26}, ["neurons of their layer"]),
         ({"similarity": math.nan}, ["feature drift"]),
         ({"after": math.nan}, ["outliers after / before", "best of the random draws"]),
     ],
@@ -164,6 +172,7 @@ def test_moving_planted_neurons_passes_the_gate_and_every_figure_shows_it(trial)
     assert found.maps.on_register > 0.05
     assert [draw.outlier_ratio for draw in found.controls.random] == [1.0] * RANDOM_DRAWS
     assert found.controls.zeroed.outlier_ratio == 0.0
+    assert found.layer_share == 2 / down_projection(blocks_of(trial.model)[2]).in_features
     strong, weak = found.neurons
     assert strong.norm_share > weak.norm_share > 0.1
     assert abs(strong.change_per_norm) < 0.02

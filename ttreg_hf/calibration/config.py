@@ -96,6 +96,8 @@ class GateConfig:
         max_ratio_of_random: outliers left, as a share of those that the best random draw leaves.
         max_later_ratio: patches of a second population at any block after the detection block, over the outlier
             tokens before patching.
+        max_layer_share: neurons moved, over all that their layer has: where more write the outliers, moving them is
+            moving the layer. (The published sets take at most 1 %.)
     """
 
     max_outlier_ratio: float = 0.1
@@ -103,3 +105,4 @@ class GateConfig:
     max_drift_of_zeroed: float = 0.5
     max_ratio_of_random: float = 0.5
     max_later_ratio: float = 0.1
+    max_layer_share: float = 0.25

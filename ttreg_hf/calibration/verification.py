@@ -4,8 +4,11 @@ Letters: `L` blocks, `B` images.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.attention import MapChanges, map_changes
 from ttreg_hf.calibration.config import GateConfig
@@ -15,6 +18,8 @@ from ttreg_hf.calibration.later_blocks import later_outlier_fractions
 from ttreg_hf.calibration.measuring import Measured
 from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.trial import Trial
+from ttreg_hf.families import blocks_of
+from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.register_neuron import RegisterNeuron
 
 FIXED, CLEAN, UNRESOLVED = "fixed", "clean", "unresolved"
@@ -70,6 +75,7 @@ class Verification:
         checks: conditions of the verdict; empty if not judged.
         later_outlier_fractions: share of the patched model's patches in a second population of norms, at each block
             after the detection block; empty if that is the last, or if not measured.
+        layer_share: neurons moved, over all of their layer, where that is largest; `None` if not measured.
     """
 
     num_images: int
@@ -90,6 +96,7 @@ class Verification:
     neurons: tuple[NeuronEffect, ...] = ()
     checks: tuple[GateCheck, ...] = ()
     later_outlier_fractions: tuple[float, ...] = ()
+    layer_share: float | None = None
 
     @property
     def outlier_ratio(self) -> float:
@@ -133,6 +140,7 @@ def verify(
         controls=run_controls(trial, neurons, shift_value=shift_value, seed=seed, processes=processes),
         neurons=neuron_effects(trial, neurons, shift_value=shift_value, processes=processes),
         later_outlier_fractions=later_outlier_fractions(trial.before, after, trial.rule),
+        layer_share=_layer_share(trial.model, neurons),
     )
     return dataclasses.replace(found, checks=gate_checks(found, gate))
 
@@ -182,6 +190,7 @@ def gate_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
             "Random neurons take the outliers away too, so these are not special: check `--norm-threshold`.",
         ),
         *_later_checks(found, gate),
+        *_share_checks(found, gate),
     )
 
 
@@ -201,6 +210,27 @@ def _later_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...
             f"`--detection-layer {layer}`.",
         ),
     )
+
+
+def _share_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
+    """None in files of earlier versions."""
+    if found.layer_share is None:
+        return ()
+    return (
+        GateCheck(
+            "neurons moved / neurons of their layer",
+            found.layer_share,
+            gate.max_layer_share,
+            "A whole layer writes these outliers, not a few register neurons: this method does not treat them.",
+        ),
+    )
+
+
+def _layer_share(model: PreTrainedModel, neurons: Sequence[RegisterNeuron]) -> float:
+    """The largest over the layers."""
+    blocks = blocks_of(model)
+    counts = Counter(neuron.layer for neuron in neurons)
+    return max(count / down_projection(blocks[layer]).in_features for layer, count in counts.items())
 
 
 def _tail(measured: Measured) -> tuple[float, ...]:
