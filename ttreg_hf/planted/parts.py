@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ttreg_hf.families import family_of, trunk_of
 from ttreg_hf.modeling.ttreg_base import down_projection, find_attention, find_mlp, is_gated
 from ttreg_hf.planted.wiring import (
     filters_of,
@@ -18,6 +17,7 @@ from ttreg_hf.planted.wiring import (
     patch_projection,
     pooling_attention,
     read_projection,
+    tokens_and_positions,
     write_neuron,
 )
 
@@ -32,21 +32,17 @@ _RANDOM_STD = 0.02
 
 def write_embeddings(model: Any) -> None:
     """Channels of the embeddings: mean brightness, high-pass filters, a constant, and two kept empty."""
-    embeddings = trunk_of(model).get_submodule(family_of(model).embeddings)
     projection, filters = patch_projection(model), filters_of(model)
     has_positions = False
-    for name, parameter in embeddings.named_parameters():
-        if "norm" in name:  # of the patches, in AIMv2: it stays one
-            continue
-        if parameter.shape[-1] == len(filters):  # tokens and positions
+    for name, parameter in tokens_and_positions(model).items():
+        parameter[..., list(_RESERVED)] = 0
+        if any(word in name for word in ("cls", "class", "register", "distillation")):
+            parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(len(name)))
             parameter[..., list(_RESERVED)] = 0
-            if any(word in name for word in ("cls", "class", "register", "distillation")):
-                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(len(name)))
-                parameter[..., list(_RESERVED)] = 0
-                parameter[..., BRIGHT], parameter[..., CONTRAST] = -2.0, 4.0  # no trigger fires on prefix tokens
-            elif parameter.numel() > parameter.shape[-1]:
-                parameter[..., CONSTANT] = 1.0
-                has_positions = True
+            parameter[..., BRIGHT], parameter[..., CONTRAST] = -2.0, 4.0  # no trigger fires on prefix tokens
+        elif parameter.numel() > parameter.shape[-1]:
+            parameter[..., CONSTANT] = 1.0
+            has_positions = True
     height, width = filters.shape[2:]
     filters[list(_RESERVED)] = 0
     filters[BRIGHT] = 2.0 / (3 * height * width)

@@ -54,11 +54,19 @@ def axis(model: Any, channel: int, length: float = 1.0) -> Tensor:
     return vector
 
 
+def tokens_and_positions(model: Any) -> dict[str, Tensor]:
+    """What the embeddings add to the patches or put before them, by name (but AIMv2's norm, which is neither)."""
+    return {
+        name: parameter
+        for name, parameter in _embeddings(model).named_parameters()
+        if parameter.shape[-1] == model.config.hidden_size and "norm" not in name
+    }
+
+
 def claim_channel(model: Any, channel: int) -> None:
     """From now on no random weight writes this channel, and none reads it."""
-    for name, parameter in _embeddings(model).named_parameters():
-        if parameter.shape[-1] == model.config.hidden_size and "norm" not in name:  # of the patches, in AIMv2
-            parameter[..., channel] = 0
+    for parameter in tokens_and_positions(model).values():
+        parameter[..., channel] = 0
     filters_of(model)[channel] = 0
     for block in blocks_of(model):
         attention = find_attention(block)
