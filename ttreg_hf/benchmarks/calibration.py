@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import BitImageProcessorPil
 
 from ttreg_hf.benchmarks.models import random_model, search_of_random
+from ttreg_hf.benchmarks.options import BatchSize, Dtype, ImageSize, Rounds, Size
 from ttreg_hf.benchmarks.timing import machine, peak_memory, synchronize, time_interleaved
 from ttreg_hf.calibration.batch_size import decode_workers
 from ttreg_hf.calibration.batches import Batch, ImageBatches
@@ -34,13 +35,15 @@ from ttreg_hf.photographs import photograph_paths
 
 
 def benchmark(
-    size: Annotated[str, typer.Option(help="Of the random model.")] = "dinov2-large",
-    image_size: Annotated[int, typer.Option()] = 224,
-    batch_size: Annotated[int, typer.Option()] = 64,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 15,
-    rival_images: Annotated[int, typer.Option(help="Images that the slow rival gets.")] = 32,
-    real_images: Annotated[int, typer.Option(help="JPEG photographs decoded in workers; 0 skips that part.")] = 2048,
+    size: Size = "dinov2-large",
+    image_size: ImageSize = 224,
+    batch_size: BatchSize = 64,
+    dtype: Dtype = "bfloat16",
+    rounds: Rounds = 15,
+    rival_images: Annotated[int, typer.Option(min=1, help="Images that the slow rival gets.")] = 32,
+    real_images: Annotated[
+        int, typer.Option(min=0, help="JPEG photographs decoded in workers; 0 skips that part.")
+    ] = 2048,
     device: Annotated[str | None, typer.Option()] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:

@@ -13,22 +13,27 @@ import torch
 import typer
 from torch import Tensor
 
-from ttreg_hf.benchmarks.models import SIZES, random_model
+from ttreg_hf.benchmarks.models import random_model
+from ttreg_hf.benchmarks.options import Dtype, Rounds, Sizes, one_of
 from ttreg_hf.benchmarks.profiling import kernels_of, launches_of
 from ttreg_hf.benchmarks.rivals import BASE, PATCHED, rivals_of
 from ttreg_hf.benchmarks.timing import machine, peak_memory, time_interleaved
 
+_MODES = ("eager", "compile", "graph")
 _COMPILED = (BASE, PATCHED, "token alone")  # compiling takes half a minute a model
 
 
 def benchmark(
-    size: Annotated[list[str], typer.Option(help=f"{', '.join(SIZES)}; may be given again.")],
-    batch_size: Annotated[list[int], typer.Option(help="May be given again.")],
-    mode: Annotated[list[str], typer.Option(help="eager, compile or graph (CUDA graphs); may be given again.")],
-    image_size: Annotated[list[int], typer.Option(help="May be given again.")] = [224],  # noqa: B006
+    size: Sizes,
+    batch_size: Annotated[list[int], typer.Option(min=1, help="May be given again.")],
+    mode: Annotated[
+        list[str],
+        typer.Option(callback=one_of(*_MODES), help="eager, compile or graph (CUDA graphs); may be given again."),
+    ],
+    image_size: Annotated[list[int], typer.Option(min=14, help="May be given again.")] = [224],  # noqa: B006
     rival: Annotated[list[str], typer.Option(help="Only these beside the base model; may be given again.")] = [],  # noqa: B006
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 30,
+    dtype: Dtype = "bfloat16",
+    rounds: Rounds = 30,
     seconds: Annotated[float, typer.Option(help="Of one configuration, after which no new round begins.")] = 20.0,
     profile: Annotated[int, typer.Option(help="Print so many kernels of base and patched model.")] = 0,
     device: Annotated[str | None, typer.Option()] = None,
@@ -121,8 +126,6 @@ def _call(model: Any, batch: Tensor, mode: str) -> Callable[[], object]:
         model = torch.compile(model, fullgraph=True, dynamic=False)
     elif mode == "graph":
         return _graphed(model, batch)
-    elif mode != "eager":
-        raise ValueError(f"`--mode` is eager, compile or graph, got {mode!r}.")
 
     def run() -> object:
         with torch.inference_mode():

@@ -16,7 +16,8 @@ import torch
 import typer
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.benchmarks.models import SIZES, random_model
+from ttreg_hf.benchmarks.models import random_model
+from ttreg_hf.benchmarks.options import Rounds, Sizes
 from ttreg_hf.benchmarks.rivals import BASE, PATCHED, neurons_of
 from ttreg_hf.benchmarks.timing import machine
 
@@ -35,11 +36,11 @@ _STOCK, _BOTH = "transformers", "transformers and ttreg_hf"
 
 
 def benchmark(
-    size: Annotated[list[str], typer.Option(help=f"{', '.join(SIZES)}; may be given again.")] = [  # noqa: B006
+    size: Sizes = [  # noqa: B006
         "dinov2-small",
         "dinov2-large",
     ],
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 9,
+    rounds: Rounds = 9,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure and print a table: medians of seconds, of seconds on the CPU (which other work on the

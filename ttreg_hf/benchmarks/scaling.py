@@ -17,7 +17,8 @@ import typer
 from accelerate import Accelerator
 from transformers import BitImageProcessorPil
 
-from ttreg_hf.benchmarks.models import SIZES, random_model, search_of_random
+from ttreg_hf.benchmarks.models import random_model, search_of_random
+from ttreg_hf.benchmarks.options import BatchSize, Dtype, ImageSize, Size
 from ttreg_hf.benchmarks.shards import encoded_crops, write_shards
 from ttreg_hf.benchmarks.stopwatch import Stopwatch
 from ttreg_hf.benchmarks.timing import machine
@@ -82,13 +83,13 @@ class Launched:
 
 def benchmark(
     folder: Annotated[Path, typer.Argument(help="Keeps shards and results; shards that lie there are used again.")],
-    processes: Annotated[list[int], typer.Option(help="May be given again; the first one is compared with.")],
-    size: Annotated[str, typer.Option(help=f"Of the random model: {', '.join(SIZES)}.")] = "dinov2-giant",
-    num_images: Annotated[int, typer.Option(help="Over all processes.")] = 50_000,
-    shards: Annotated[int, typer.Option(help="Parquet files.")] = 50,
-    batch_size: Annotated[int, typer.Option(help="Of each process.")] = 64,
-    image_size: Annotated[int, typer.Option()] = 224,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
+    processes: Annotated[list[int], typer.Option(min=1, help="May be given again; the first one is compared with.")],
+    size: Size = "dinov2-giant",
+    num_images: Annotated[int, typer.Option(min=1, help="Over all processes.")] = 50_000,
+    shards: Annotated[int, typer.Option(min=1, help="Parquet files.")] = 50,
+    batch_size: BatchSize = 64,
+    image_size: ImageSize = 224,
+    dtype: Dtype = "bfloat16",
     device: Annotated[str | None, typer.Option(help="cuda or cpu; a process has a GPU of its own.")] = None,
     workers: Annotated[int | None, typer.Option(help="That decode, for each process; automatic by default.")] = None,
 ) -> None:

@@ -16,6 +16,7 @@ import typer
 from transformers import BitImageProcessorPil
 
 from ttreg_hf.benchmarks.models import DINOV2_SIZES
+from ttreg_hf.benchmarks.options import Dtype, one_of
 from ttreg_hf.benchmarks.shards import encoded_crops
 from ttreg_hf.benchmarks.timing import machine
 from ttreg_hf.calibration.images import to_pixel_values
@@ -26,15 +27,15 @@ _IMAGE_SIZE, _TO_TUNE = 224, 64  # pixels; photographs that the triggers are tun
 
 
 def benchmark(
-    size: Annotated[str, typer.Option(help=f"Of the model: {', '.join(DINOV2_SIZES)}.")] = "dinov2-large",
+    size: Annotated[
+        str, typer.Option(callback=one_of(*DINOV2_SIZES), help=f"Of the model: {', '.join(DINOV2_SIZES)}.")
+    ] = "dinov2-large",
     num_images: Annotated[int, typer.Option(min=_TO_TUNE, help="JPEG photographs.")] = 1000,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    dtype: Dtype = "float32",
     device: Annotated[str | None, typer.Option(help="cuda or cpu.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure once, and say what was found; exit code 1 if that is not what was planted."""
-    if size not in DINOV2_SIZES:
-        raise typer.BadParameter(f"--size is one of {', '.join(DINOV2_SIZES)}; got {size}.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with TemporaryDirectory() as name:
         folder = Path(name)
