@@ -32,7 +32,7 @@ start, computed = time.perf_counter(), time.process_time()
 print(time.perf_counter() - start, time.process_time() - computed)
 print(peak() - held)
 """
-_STOCK, _BOTH = "transformers", "transformers and ttreg_hf"
+_STOCK, _BOTH, _ADDED = "transformers", "transformers and ttreg_hf", "ttreg_hf after that"
 
 
 def benchmark(
@@ -47,7 +47,7 @@ def benchmark(
     machine prolongs less), and of how much the most memory of a process grows.
     """
     stock = "from transformers import Dinov2Model"
-    steps = {_STOCK: ("", stock), _BOTH: ("", f"{stock}\nimport ttreg_hf")}
+    steps = {_STOCK: ("", stock), _BOTH: ("", f"{stock}\nimport ttreg_hf"), _ADDED: (stock, "import ttreg_hf")}
     results = {"import": _measure(steps, rounds)}
     for name in size:
         with TemporaryDirectory() as folder:
