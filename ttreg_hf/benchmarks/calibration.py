@@ -15,9 +15,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from torch import Tensor
-from transformers import BitImageProcessorPil
 
-from ttreg_hf.benchmarks.models import random_model, search_of_random
+from ttreg_hf.benchmarks.models import processor_for, random_model, search_of_random
 from ttreg_hf.benchmarks.options import BatchSize, Dtype, ImageSize, Rounds, Size
 from ttreg_hf.benchmarks.timing import machine, peak_memory, synchronize, time_interleaved
 from ttreg_hf.calibration.batch_size import decode_workers
@@ -60,7 +59,7 @@ def benchmark(
     slow = _SlowRival(model, search)
     rows["slow rival"] = {"images/s": rival_images / slow.seconds(pixels[:rival_images])}
     if real_images:
-        read = functools.partial(to_pixel_values, processor=_processor(image_size))
+        read = functools.partial(to_pixel_values, processor=processor_for(image_size))
         seconds = slow.seconds(_photographs(rival_images), read)
         rows["slow rival, photographs"] = {"images/s": rival_images / seconds}
     slow.remove()
@@ -159,7 +158,7 @@ def _real(
     """JPEG photographs, decoded and preprocessed in workers: what a user sees, all processes together."""
     batches = ImageBatches(
         _photographs(num_images),
-        _processor(image_size),
+        processor_for(image_size),
         num_images=num_images,
         batch_size=batch_size,
         device=model.device,
@@ -197,12 +196,6 @@ def _photographs(num_images: int) -> list[dict[str, Any]]:
     """Undecoded, as a data set has them."""
     encoded = [path.read_bytes() for path in photograph_paths()]
     return [{"bytes": encoded[index % len(encoded)], "path": None} for index in range(num_images)]
-
-
-def _processor(image_size: int) -> BitImageProcessorPil:
-    return BitImageProcessorPil(
-        size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
-    )
 
 
 def _print(report: dict[str, Any]) -> None:

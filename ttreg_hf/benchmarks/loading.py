@@ -36,10 +36,7 @@ _STOCK, _BOTH, _ADDED = "transformers", "transformers and ttreg_hf", "ttreg_hf a
 
 
 def benchmark(
-    size: Sizes = [  # noqa: B006
-        "dinov2-small",
-        "dinov2-large",
-    ],
+    size: Sizes = ["dinov2-small", "dinov2-large"],  # noqa: B006
     rounds: Rounds = 9,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:

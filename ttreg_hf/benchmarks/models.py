@@ -1,10 +1,11 @@
-"""Random models of published sizes."""
+"""Random models of published sizes, and what prepares images for them."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    BitImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
     Dinov2Config,
@@ -76,6 +77,12 @@ def random_model(size: str, *, image_size: int, device: torch.device, dtype: tor
             # positional embeddings of the published models are for 518 pixels; interpolating them is part of the cost
             model = Dinov2Model(Dinov2Config(**DINOV2_SIZES[size], image_size=518, patch_size=14))
     return model.eval().to(dtype)
+
+
+def processor_for(image_size: int) -> BitImageProcessorPil:
+    """Square crops of so many pixels, normalised."""
+    side = {"height": image_size, "width": image_size}
+    return BitImageProcessorPil(size={"shortest_edge": image_size}, crop_size=side)
 
 
 def search_of_random(model: PreTrainedModel, pixels: Tensor) -> Search:

@@ -15,9 +15,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from accelerate import Accelerator
-from transformers import BitImageProcessorPil
 
-from ttreg_hf.benchmarks.models import random_model, search_of_random
+from ttreg_hf.benchmarks.models import processor_for, random_model, search_of_random
 from ttreg_hf.benchmarks.options import BatchSize, Dtype, ImageSize, Size
 from ttreg_hf.benchmarks.shards import encoded_crops, write_shards
 from ttreg_hf.benchmarks.stopwatch import Stopwatch
@@ -119,8 +118,7 @@ def run_worker(plan: Plan, output: Path) -> None:
     accelerator = Accelerator(cpu=plan.device == "cpu")
     place = accelerator.device
     model = random_model(plan.size, image_size=plan.image_size, device=place, dtype=getattr(torch, plan.dtype))
-    side = plan.image_size
-    processor = BitImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    processor = processor_for(plan.image_size)
     photographs = [to_pixel_values({"bytes": crop}, processor) for crop in encoded_crops(16)]
     search = search_of_random(model, torch.stack(photographs))
     stopwatch = Stopwatch(accelerator)

@@ -13,9 +13,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from transformers import BitImageProcessorPil
 
-from ttreg_hf.benchmarks.models import DINOV2_SIZES
+from ttreg_hf.benchmarks.models import DINOV2_SIZES, processor_for
 from ttreg_hf.benchmarks.options import Dtype, one_of
 from ttreg_hf.benchmarks.shards import encoded_crops
 from ttreg_hf.benchmarks.timing import machine
@@ -79,8 +78,7 @@ def _save(size: str, num_images: int, folder: Path) -> PlantedModel:
     (folder / "images").mkdir()
     for place, crop in enumerate(crops):
         (folder / "images" / f"{place:05d}.jpg").write_bytes(crop)
-    side = {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}
-    processor = BitImageProcessorPil(size={"shortest_edge": _IMAGE_SIZE}, crop_size=side)
+    processor = processor_for(_IMAGE_SIZE)
     fields = DINOV2_SIZES[size]
     depth = fields["num_hidden_layers"]
     planted = planted_model(
