@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +22,9 @@ def planted() -> PlantedModel:
     return planted_model(neurons_per_layer={2: 2})
 
 
-def _trial(planted: PlantedModel) -> Trial:
+def _trial(planted: PlantedModel, **options: Any) -> Trial:
     batches = [Batch(part, tuple(range(4))) for part in synthetic_images(8, seed=7).split(4)]
-    return Trial(planted.model, iter(batches), OutlierRule(4, planted.norm_threshold))
+    return Trial(planted.model, iter(batches), OutlierRule(4, planted.norm_threshold), options=options)
 
 
 def test_planted_neurons_take_the_outliers_away_and_others_do_not(planted):
@@ -66,11 +67,12 @@ def test_a_trial_leaves_the_base_model_as_it_was(planted):
 
 def test_twins_keep_the_options_of_the_trial_and_zeroing_wins_over_them(planted):
     options = {"num_test_time_registers": 2, "shift_fill": "mean", "shift_scale": 0.5}
-    trial = _trial(planted)
-    trial.options = options
-    twin, zeroed = trial.patched(planted.register_neurons), trial.patched(planted.register_neurons, shift_scale=0.0)
+    trial = _trial(planted, **options)
+    twin = trial.patched(planted.register_neurons)
     assert {name: getattr(twin.config, name) for name in options} == options
-    assert (zeroed.config.shift_scale, zeroed.config.shift_fill) == (0.0, "mean")
+    moved, zeroed, again = (trial.after(planted.register_neurons, shift_scale=scale) for scale in (None, 0.0, None))
+    assert moved.register_norm == again.register_norm == measure(twin, trial.batches, trial.rule).register_norm
+    assert zeroed.register_norm < 0.2 * moved.register_norm
 
 
 def _weakened(planted: PlantedModel, share: float):

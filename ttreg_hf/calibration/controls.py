@@ -15,7 +15,7 @@ from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.register_neuron import RegisterNeuron
 
 RANDOM_DRAWS = 10
-_MOST_EFFECTS, _FEW_IMAGES = 64, 16
+_MOST_EFFECTS = 64
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,9 @@ class NeuronEffect:
 
 
 def run_controls(
-    trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, seed: int, processes: Processes
+    trial: Trial, few: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, seed: int, processes: Processes
 ) -> Controls:
-    """Both controls on the trial's images, which all processes have; random draws on 16 of those with outliers."""
-    few = trial.on_few(_FEW_IMAGES)
+    """Zeroing on the trial's images, random draws on a few of them; all processes have both."""
 
     def outcome(moved: Sequence[RegisterNeuron] | None) -> Outcome:
         if moved is None:
@@ -92,8 +91,7 @@ def random_neurons(
 def neuron_effects(
     trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, processes: Processes
 ) -> tuple[NeuronEffect, ...]:
-    """Each of the first 64 neurons alone, on 16 of the trial's images with outliers, which all processes have."""
-    trial = trial.on_few(_FEW_IMAGES)
+    """Each of the first 64 neurons alone, on the trial's images, which all processes have."""
 
     def effect(neuron: RegisterNeuron) -> NeuronEffect:
         after = trial.after([neuron], shift_value=shift_value)

@@ -1,5 +1,6 @@
 """Tries neurons out: patches the model with them and measures it on the same images as the base model."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.batch_limit import BatchLimit
 from ttreg_hf.calibration.batches import Batch
+from ttreg_hf.calibration.changing_twin import ChangingTwin
 from ttreg_hf.calibration.measuring import Measured, measure
 from ttreg_hf.calibration.outliers import OutlierRule
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -74,14 +76,13 @@ class Trial:
                 batches.append(batch.only(rows))
         return Trial(self.model, batches, self.rule, self.limit, self.options)
 
-    def patched(
-        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
-    ) -> PreTrainedModel:
-        """The twin; shares the base model's weights."""
-        options = self.options | {"shift_value": shift_value}
-        if shift_scale is not None:
-            options["shift_scale"] = shift_scale
-        return add_test_time_registers(self.model, neurons, **options)
+    @functools.cached_property
+    def _twin(self) -> ChangingTwin:
+        return ChangingTwin(self.model, self.options)
+
+    def patched(self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron") -> PreTrainedModel:
+        """A twin to keep; shares the base model's weights."""
+        return add_test_time_registers(self.model, neurons, **self.options | {"shift_value": shift_value})
 
     def measure(self, model: PreTrainedModel) -> Measured:
         """A twin on these images."""
@@ -92,7 +93,7 @@ class Trial:
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
     ) -> Measured:
         """The patched model on these images."""
-        return self.measure(self.patched(neurons, shift_value=shift_value, shift_scale=shift_scale))
+        return self.measure(self._twin.moving(neurons, shift_value=shift_value, shift_scale=shift_scale))
 
     def outcome(
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None

@@ -22,6 +22,8 @@ from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.register_neuron import RegisterNeuron
 
+_FEW_IMAGES = 16  # with outliers; what needs a pass for each of many sets is measured on these
+
 FIXED, CLEAN, UNRESOLVED = "fixed", "clean", "unresolved"
 MEANING = {
     FIXED: "register neurons found, and moving them works",
@@ -131,14 +133,14 @@ def verify(
         processes: those that have such a trial, on the same images; each runs its share of the controls.
     """
     processes = processes or Processes()
-    patched = trial.patched(neurons, shift_value=shift_value)
-    after = trial.measure(patched)
+    patched, after = trial.patched(neurons, shift_value=shift_value), trial.after(neurons, shift_value=shift_value)
+    few = trial.on_few(_FEW_IMAGES)
     found = compare(trial.before, after, in_sample=in_sample)
     found = dataclasses.replace(
         found,
         maps=map_changes(trial.model, patched, trial.batches, detection_layer=trial.rule.detection_layer),
-        controls=run_controls(trial, neurons, shift_value=shift_value, seed=seed, processes=processes),
-        neurons=neuron_effects(trial, neurons, shift_value=shift_value, processes=processes),
+        controls=run_controls(trial, few, neurons, shift_value=shift_value, seed=seed, processes=processes),
+        neurons=neuron_effects(few, neurons, shift_value=shift_value, processes=processes),
         later_outlier_fractions=later_outlier_fractions(trial.before, after, trial.rule),
         layer_share=_layer_share(trial.model, neurons),
     )

@@ -1,0 +1,83 @@
+"""The changing twin: the same to the bit as a new twin, and blocks before the first register neuron run once."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from families import BARE_CASES, NUM_PATCHES, Case, images
+
+from ttreg_hf.calibration.batches import Batch
+from ttreg_hf.calibration.changing_twin import ChangingTwin
+from ttreg_hf.calibration.measuring import Measured, measure
+from ttreg_hf.calibration.outliers import OutlierRule
+from ttreg_hf.calibration.trial import Trial
+from ttreg_hf.families import blocks_of
+from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.register_neuron import RegisterNeuron
+
+SETS = [[(2, 1)], [(1, 4), (2, 0)], [(0, 2)], [(2, 3)], [(1, 4)]]  # layer, neuron
+
+
+def _batches() -> list[Batch]:
+    return [Batch(part, tuple(range(len(part)))) for part in images(5).split(2)]
+
+
+def _neurons(pairs: list[tuple[int, int]]) -> list[RegisterNeuron]:
+    return [RegisterNeuron(layer, neuron, 1.0) for layer, neuron in pairs]
+
+
+def _assert_same(one: Measured, other: Measured) -> None:
+    assert torch.equal(one.features_BD, other.features_BD)
+    assert torch.equal(torch.stack(one.norms_BN), torch.stack(other.norms_BN))
+    assert torch.equal(one.norms.max_L, other.norms.max_L)
+    assert one.register_norm == other.register_norm
+
+
+@pytest.mark.parametrize("options", [{}, {"num_test_time_registers": 2, "shift_fill": "mean"}])
+def test_it_gives_what_a_new_twin_gives(bare_case: Case, options: dict[str, Any]):
+    trial = Trial(bare_case.stock_model(attention="sdpa"), _batches(), OutlierRule(1, 1.0), options=options)
+    found = []
+    for pairs in SETS:
+        alone = measure(trial.patched(_neurons(pairs)), trial.batches, trial.rule, base=trial.before)
+        found.append(trial.after(_neurons(pairs)))
+        _assert_same(found[-1], alone)
+    assert not torch.equal(found[0].features_BD, found[1].features_BD)  # the neurons do something
+
+
+@pytest.fixture
+def clip_trial() -> Trial:
+    case = next(case for case in BARE_CASES if case.name == "clip-CLIPVisionModel")
+    return Trial(case.stock_model(), _batches(), OutlierRule(1, 1.0))
+
+
+def _images_run(trial: Trial, **options: int) -> list[list[int]]:
+    """For each set of neurons, how many images went through each block."""
+    changing, counts = ChangingTwin(trial.model, {}, **options), []
+    for pairs in SETS:
+        twin, runs = changing.moving(_neurons(pairs), shift_value="per_neuron"), [0, 0, 0]
+        projections = map(down_projection, blocks_of(twin))  # a block that does not run does not ask its own
+        hooks = [
+            projection.register_forward_pre_hook(functools.partial(_count, runs, layer))
+            for layer, projection in enumerate(projections)
+        ]
+        measure(twin, trial.batches, trial.rule)
+        for hook in hooks:
+            hook.remove()
+        counts.append(runs)
+    return counts
+
+
+def _count(runs: list[int], layer: int, module: Any, args: Any) -> None:
+    runs[layer] += len(args[0])
+
+
+def test_blocks_before_the_first_register_neuron_run_once(clip_trial: Trial):
+    assert _images_run(clip_trial) == [[5, 5, 5], [0, 5, 5], [5, 5, 5], [0, 0, 5], [0, 5, 5]]
+
+
+def test_what_does_not_fit_is_run_again(clip_trial: Trial):
+    tokens, channels = 1 + 1 + NUM_PATCHES, 16
+    one_block_of_two_images = 2 * tokens * channels * torch.float32.itemsize
+    runs = _images_run(clip_trial, most_bytes=one_block_of_two_images)
+    assert runs == [[5, 5, 5], [3, 5, 5], [5, 5, 5], [3, 5, 5], [3, 5, 5]]
