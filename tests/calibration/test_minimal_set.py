@@ -77,6 +77,20 @@ def test_of_two_that_do_the_same_the_stronger_stays():
     assert _places(_select(either)) == {3}
 
 
+def test_a_weak_neuron_beside_a_needed_one_goes_before_a_stronger_one_does():
+    needed, either = {0, 7}, {3, 6}
+    found = _select(_Formula(lambda chosen, _: Outcome(float(not (needed <= chosen and chosen & either)), 1.0)))
+    assert _places(found) == {0, 3, 7}
+
+
+def test_the_half_that_is_left_is_pruned_too():
+    def outcome(chosen: frozenset[int], _: str) -> Outcome:
+        works = 1 in chosen and (0 not in chosen or 2 in chosen) and (3 not in chosen or 5 in chosen)
+        return Outcome(float(not works), 1.0)
+
+    assert _places(_select(_Formula(outcome))) == {1, 2}
+
+
 def test_a_common_neuron_does_not_stand_in_for_others():
     """Growing would need no more than it, and pruning, weakest first, would rather keep it than those."""
     common, stands_in_for, needed = 0, {2, 3, 4}, {1, 5}

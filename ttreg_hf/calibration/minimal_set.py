@@ -125,24 +125,25 @@ def _grow(
 
 
 def _prune(neurons: tuple[RegisterNeuron, ...], attempts: Attempts, bound: float) -> tuple[RegisterNeuron, ...]:
-    """Takes out what is not needed, weakest first, in runs that halve until single neurons are left.
+    """Takes out what is not needed, weakest first, in runs; one that is needed is halved, down to single neurons.
 
-    What was needed is not tried again: it stays so when others go.
+    The weaker half is settled before anything stronger is tried, so that a weak neuron does not stay because of a
+    strong one that went. What was needed is not tried again: it stays so when others go.
     """
-    run = len(neurons) // 2
-    while run >= 1 and attempts.within_budget:
-        end = len(neurons)
-        while end > 0 and attempts.has_budget():
-            start = max(0, end - run)
-            rest = neurons[:start] + neurons[end:]
-            if attempts.core or rest:
-                outcome = attempts.outcome(rest)
-                is_fine = outcome.outlier_ratio <= bound
-                attempts.note("prune", rest, outcome, kept=is_fine)
-                if is_fine:
-                    neurons = rest
-            end = start
-        run //= 2
+    middle = len(neurons) // 2
+    runs = [neurons[:middle], neurons[middle:]] if middle else []
+    while runs and attempts.has_budget():
+        run = runs.pop()
+        rest = tuple(neuron for neuron in neurons if neuron not in run)
+        if attempts.core or rest:
+            outcome = attempts.outcome(rest)
+            is_fine = outcome.outlier_ratio <= bound
+            attempts.note("prune", rest, outcome, kept=is_fine)
+            if is_fine:
+                neurons = rest
+                continue
+        if len(run) > 1:
+            runs += [run[: len(run) // 2], run[len(run) // 2 :]]
     return neurons
 
 
