@@ -39,6 +39,9 @@ UNREACHABLE = 1e6  # no norm of a tiny model is above it
 DINOV2 = BARE_CASES[0]
 
 
+pytestmark = pytest.mark.usefixtures("brief_verification")
+
+
 def _explicit(planted: PlantedModel, **fields: Any) -> CalibrationConfig:
     settings = {
         "num_images": 12,
@@ -338,8 +341,8 @@ def test_progress_sees_every_stage_with_its_images(planted):
             seen[stage] = seen.get(stage, 0) + len(batch)
             yield batch
 
-    calibrate(planted.model, synthetic_images(8, seed=1), config=_explicit(planted), progress=progress)
-    assert seen == {"inspect": 8, "score": 8, "verify": 8}
+    calibrate(planted.model, synthetic_images(6, seed=1), config=_explicit(planted), progress=progress)
+    assert seen == {"inspect": 6, "score": 6, "verify": 6}
     seen.clear()
     calibrate(planted.model, synthetic_images(64, seed=1), progress=progress)
     assert list(seen) == ["inspect", "score", "select", "verify"]
