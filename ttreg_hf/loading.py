@@ -89,6 +89,21 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def check_device(name: str) -> None:
+    """Nothing, if this machine has a device of this name, such as `cuda:1`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without this kind of device
+        names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"`--device` names a device of this machine, got {name!r}. Here: {', '.join(names)}."
+        ) from error
+
+
 def _model_type(name_or_path: str, hub: dict[str, Any]) -> str:
     try:
         return AutoConfig.from_pretrained(name_or_path, **hub).model_type

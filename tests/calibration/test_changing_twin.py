@@ -1,5 +1,6 @@
 """The changing twin: the same to the bit as a new twin, and blocks before the first register neuron run once."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,6 +17,7 @@ from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.register_neuron import RegisterNeuron
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SETS = [[(2, 1)], [(1, 4), (2, 0)], [(0, 2)], [(2, 3)], [(1, 4)]]  # layer, neuron
 
 
@@ -35,8 +37,18 @@ def _assert_same(one: Measured, other: Measured) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_test_time_registers": 2, "shift_fill": "mean"}])
-def test_it_gives_what_a_new_twin_gives(bare_case: Case, options: dict[str, Any]):
-    trial = Trial(bare_case.stock_model(attention="sdpa"), _batches(), OutlierRule(1, 1.0), options=options)
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.float32),
+        pytest.param("cuda", torch.bfloat16, marks=[pytest.mark.gpu, NEEDS_CUDA]),
+    ],
+    ids=["cpu", "cuda"],
+)
+def test_it_gives_what_a_new_twin_gives(bare_case: Case, device: str, dtype: torch.dtype, options: dict[str, Any]):
+    model: Any = bare_case.stock_model(attention="sdpa")
+    batches = [dataclasses.replace(batch, pixel_values=batch.pixel_values.to(device, dtype)) for batch in _batches()]
+    trial = Trial(model.to(device, dtype), batches, OutlierRule(1, 1.0), options=options)
     found = []
     for pairs in SETS:
         alone = measure(trial.patched(_neurons(pairs)), trial.batches, trial.rule, base=trial.before)

@@ -17,7 +17,7 @@ import typer
 from torch import Tensor
 
 from ttreg_hf.benchmarks.models import processor_for, random_model, search_of_random
-from ttreg_hf.benchmarks.options import BatchSize, Dtype, ImageSize, Rounds, Size
+from ttreg_hf.benchmarks.options import BatchSize, Device, Dtype, ImageSize, Rounds, Size, place_of
 from ttreg_hf.benchmarks.timing import machine, peak_memory, synchronize, time_interleaved
 from ttreg_hf.calibration.batch_size import decode_workers
 from ttreg_hf.calibration.batches import Batch, ImageBatches
@@ -43,13 +43,13 @@ def benchmark(
     real_images: Annotated[
         int, typer.Option(min=0, help="JPEG photographs decoded in workers; 0 skips that part.")
     ] = 2048,
-    device: Annotated[str | None, typer.Option()] = None,
+    device: Device = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure and print a table."""
+    place = place_of(device)
     accelerator = open_processes(device)
     processes = Processes.of(accelerator)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if accelerator is not None:
         place = accelerator.device
     model = random_model(size, image_size=image_size, device=place, dtype=getattr(torch, dtype))

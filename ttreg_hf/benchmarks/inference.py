@@ -14,13 +14,13 @@ import typer
 from torch import Tensor
 
 from ttreg_hf.benchmarks.models import random_model
-from ttreg_hf.benchmarks.options import Dtype, Rounds, Sizes, one_of
+from ttreg_hf.benchmarks.options import Device, Dtype, Rounds, Sizes, one_of, place_of
 from ttreg_hf.benchmarks.profiling import kernels_of, launches_of
-from ttreg_hf.benchmarks.rivals import BASE, PATCHED, rivals_of
+from ttreg_hf.benchmarks.rivals import BASE, PATCHED, RIVALS, TOKEN_ALONE, rivals_of
 from ttreg_hf.benchmarks.timing import machine, peak_memory, time_interleaved
 
 _MODES = ("eager", "compile", "graph")
-_COMPILED = (BASE, PATCHED, "token alone")  # compiling takes half a minute a model
+_COMPILED = (BASE, PATCHED, TOKEN_ALONE)  # compiling takes half a minute a model
 
 
 def benchmark(
@@ -31,19 +31,25 @@ def benchmark(
         typer.Option(callback=one_of(*_MODES), help="eager, compile or graph (CUDA graphs); may be given again."),
     ],
     image_size: Annotated[list[int], typer.Option(min=14, help="May be given again.")] = [224],  # noqa: B006
-    rival: Annotated[list[str], typer.Option(help="Only these beside the base model; may be given again.")] = [],  # noqa: B006
+    rival: Annotated[
+        list[str],
+        typer.Option(
+            callback=one_of(*RIVALS),
+            help=f"Only these beside the base model: {', '.join(RIVALS)}; may be given again.",
+        ),
+    ] = [],  # noqa: B006
     dtype: Dtype = "bfloat16",
     rounds: Rounds = 30,
     seconds: Annotated[float, typer.Option(help="Of one configuration, after which no new round begins.")] = 20.0,
     profile: Annotated[int, typer.Option(help="Print so many kernels of base and patched model.")] = 0,
-    device: Annotated[str | None, typer.Option()] = None,
+    device: Device = None,
     output: Annotated[Path | None, typer.Option(help="JSON file, written anew after every configuration.")] = None,
 ) -> None:
     """Measure and print a table; every time is a ratio to the base model's in the same rounds.
 
     A configuration that fails is a line that says why, and the others are measured all the same.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device)
     print(f"{dtype}; {machine(place)}; ratios to the base model, medians of {rounds} interleaved rounds", flush=True)
     results: list[dict[str, Any]] = []
     for name in size:

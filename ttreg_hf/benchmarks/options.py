@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from ttreg_hf.benchmarks.models import SIZES
+from ttreg_hf.loading import check_device, default_device
 
 
 def one_of(*allowed: str) -> Callable[[Any], Any]:
@@ -20,11 +22,23 @@ def one_of(*allowed: str) -> Callable[[Any], Any]:
     return check
 
 
+def place_of(device: str | None) -> torch.device:
+    """The device of this name, or by default the first GPU, or the CPU."""
+    if device is None:
+        return default_device()
+    try:
+        check_device(device)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return torch.device(device)
+
+
 Size = Annotated[str, typer.Option(callback=one_of(*SIZES), help=f"Of the random model: {', '.join(SIZES)}.")]
 Sizes = Annotated[list[str], typer.Option(callback=one_of(*SIZES), help=f"{', '.join(SIZES)}; may be given again.")]
 Dtype = Annotated[
     str, typer.Option(callback=one_of("float32", "float16", "bfloat16"), help="float32, float16 or bfloat16.")
 ]
+Device = Annotated[str | None, typer.Option(help="cuda or cpu; a GPU by default, where there is one.")]
 ImageSize = Annotated[int, typer.Option(min=14, help="In pixels.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Of each process.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds.")]

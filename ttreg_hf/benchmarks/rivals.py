@@ -13,7 +13,9 @@ from ttreg_hf.known_checkpoints import known_checkpoint
 from ttreg_hf.modeling.test_time_registers import NeuronShift, TokenLayout
 from ttreg_hf.modeling.ttreg_base import down_projection, neurons_by_layer
 
-BASE, PATCHED, KERNEL = "base", "patched", "patched, kernel"
+BASE, PATCHED, KERNEL = "base", "patched", "patched with the kernel"
+TOKEN_ALONE, HOOKS, TRAINED = "token alone", "hooks with clone", "4 trained registers"
+RIVALS = (PATCHED, KERNEL, TOKEN_ALONE, HOOKS, TRAINED)
 _SHARED = (
     "hidden_size",
     "num_hidden_layers",
@@ -39,14 +41,14 @@ def rivals_of(base: Any, size: str, *, kernel: bool) -> dict[str, Any]:
     if kernel:
         models[KERNEL] = add_test_time_registers(base, pairs)
         use_triton(models[KERNEL])
-    models["token alone"] = _without_shift(patched)
-    models["hooks with clone"] = _hooked(copy.deepcopy(base), pairs)
+    models[TOKEN_ALONE] = _without_shift(patched)
+    models[HOOKS] = _hooked(copy.deepcopy(base), pairs)
     if size.startswith("dinov2"):
         fields = {key: value for key, value in base.config.to_dict().items() if key in _SHARED}
         weights = next(base.parameters())
         with weights.device:
             trained = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**fields, num_register_tokens=4))
-        models["4 trained registers"] = trained.eval().to(weights.dtype)
+        models[TRAINED] = trained.eval().to(weights.dtype)
     return models
 
 

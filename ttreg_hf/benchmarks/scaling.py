@@ -17,7 +17,7 @@ import typer
 from accelerate import Accelerator
 
 from ttreg_hf.benchmarks.models import processor_for, random_model, search_of_random
-from ttreg_hf.benchmarks.options import BatchSize, Dtype, ImageSize, Size
+from ttreg_hf.benchmarks.options import BatchSize, Device, Dtype, ImageSize, Size, place_of
 from ttreg_hf.benchmarks.shards import encoded_crops, write_shards
 from ttreg_hf.benchmarks.stopwatch import Stopwatch
 from ttreg_hf.benchmarks.timing import machine
@@ -89,12 +89,12 @@ def benchmark(
     batch_size: BatchSize = 64,
     image_size: ImageSize = 224,
     dtype: Dtype = "bfloat16",
-    device: Annotated[str | None, typer.Option(help="cuda or cpu; a process has a GPU of its own.")] = None,
+    device: Device = None,
     workers: Annotated[int | None, typer.Option(help="That decode, for each process; automatic by default.")] = None,
 ) -> None:
     """Calibrate with each number of processes, and compare speed and result; exit code 1 if a result differs."""
+    place = str(place_of(device))
     images = write_shards(folder / f"{num_images}-in-{shards}", num_images=num_images, shards=shards)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     plan = Plan(size, images, num_images, batch_size, image_size, dtype, place, workers)
     rows: list[dict[str, Any]] = []
     for count in processes:

@@ -15,7 +15,7 @@ import torch
 import typer
 
 from ttreg_hf.benchmarks.models import DINOV2_SIZES, processor_for
-from ttreg_hf.benchmarks.options import Dtype, one_of
+from ttreg_hf.benchmarks.options import Device, Dtype, one_of, place_of
 from ttreg_hf.benchmarks.shards import encoded_crops
 from ttreg_hf.benchmarks.timing import machine
 from ttreg_hf.calibration.images import to_pixel_values
@@ -31,11 +31,11 @@ def benchmark(
     ] = "dinov2-large",
     num_images: Annotated[int, typer.Option(min=_TO_TUNE, help="JPEG photographs.")] = 1000,
     dtype: Dtype = "float32",
-    device: Annotated[str | None, typer.Option(help="cuda or cpu.")] = None,
+    device: Device = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure once, and say what was found; exit code 1 if that is not what was planted."""
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device)
     with TemporaryDirectory() as name:
         folder = Path(name)
         planted = _save(size, num_images, folder)
