@@ -8,6 +8,7 @@ import pytest
 import torch
 from families import BARE_CASES, NUM_PATCHES, Case, images
 
+from ttreg_hf.calibration.batch_limit import BatchLimit
 from ttreg_hf.calibration.batches import Batch
 from ttreg_hf.calibration.changing_twin import ChangingTwin
 from ttreg_hf.calibration.measuring import Measured, measure
@@ -93,3 +94,21 @@ def test_what_does_not_fit_is_run_again(clip_trial: Trial):
     one_block_of_two_images = 2 * tokens * channels * torch.float32.itemsize
     runs = _images_run(clip_trial, most_bytes=one_block_of_two_images)
     assert runs == [[5, 5, 5], [3, 5, 5], [5, 5, 5], [3, 5, 5], [3, 5, 5]]
+
+
+def test_where_memory_runs_out_nothing_is_kept_and_the_result_is_the_same(clip_trial: Trial):
+    trial, last, limit = clip_trial, _neurons(SETS[0]), BatchLimit()
+    expected = trial.after(last)
+    twin, runs = ChangingTwin(trial.model, {}).moving(last, shift_value="per_neuron"), [0]
+    first, _, third = map(down_projection, blocks_of(twin))
+    first.register_forward_pre_hook(functools.partial(_count, runs, 0))
+    third.register_forward_pre_hook(_two_do_not_fit)
+    for images_run in (2 + 5, 2 + 5 + 5):  # two in vain, and then one by one
+        found = measure(twin, trial.batches, trial.rule, limit=limit)
+        torch.testing.assert_close(found.features_BD, expected.features_BD)
+        assert runs == [images_run]
+
+
+def _two_do_not_fit(module: Any, args: Any) -> None:
+    if len(args[0]) > 1:
+        raise torch.cuda.OutOfMemoryError("two images do not fit")

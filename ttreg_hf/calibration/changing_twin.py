@@ -23,7 +23,7 @@ class ChangingTwin:
     Args:
         model: the base model, whose weights it shares.
         options: of `add_test_time_registers`.
-        most_bytes: of hidden states that are kept; what is over is computed each time.
+        most_bytes: of hidden states that are kept; what is over is computed each time. Where memory runs out none are.
     """
 
     def __init__(self, model: PreTrainedModel, options: Mapping[str, Any], *, most_bytes: int = 2**31) -> None:
@@ -65,13 +65,16 @@ class ChangingTwin:
         self._seen.append((inputs, self._outputs))
 
     def _output(self, layer: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if layer >= self._first_layer:
-            return forward(*args, **kwargs)
-        if layer in self._outputs:
+        if layer in self._outputs and layer < self._first_layer:
             return self._outputs[layer]
-        output = forward(*args, **kwargs)
+        try:
+            output = forward(*args, **kwargs)
+        except torch.cuda.OutOfMemoryError:
+            self._bytes_left, self._outputs = 0, {}
+            self._seen.clear()
+            raise
         size = (output[0] if isinstance(output, tuple) else output).nbytes
-        if size <= self._bytes_left:
+        if layer < self._first_layer and size <= self._bytes_left:
             self._bytes_left -= size
             self._outputs[layer] = output
         return output
