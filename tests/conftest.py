@@ -12,6 +12,11 @@ torch.set_num_threads(1)  # tiny models: handing work to other threads costs mor
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in child processes too
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     """Every family with every head."""

@@ -18,7 +18,6 @@ from ttreg_hf.families import blocks_of
 from ttreg_hf.modeling.ttreg_base import down_projection
 from ttreg_hf.register_neuron import RegisterNeuron
 
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SETS = [[(2, 1)], [(1, 4), (2, 0)], [(0, 2)], [(2, 3)], [(1, 4)]]  # layer, neuron
 
 
@@ -42,7 +41,7 @@ def _assert_same(one: Measured, other: Measured) -> None:
     ("device", "dtype"),
     [
         ("cpu", torch.float32),
-        pytest.param("cuda", torch.bfloat16, marks=[pytest.mark.gpu, NEEDS_CUDA]),
+        pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu),
     ],
     ids=["cpu", "cuda"],
 )

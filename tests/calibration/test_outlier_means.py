@@ -6,7 +6,6 @@ from torch import Tensor
 
 from ttreg_hf.calibration.outlier_means import outlier_means
 
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 B, T, F = 5, 37, 700
 
 
@@ -38,7 +37,7 @@ def _by_hand(acts_BTF: Tensor, outliers_BT: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("form", ["in order", "a view", "turned"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_CUDA])])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_means_equal_a_loop(device, dtype, form):
     acts, outliers = _acts(dtype=dtype, device=device, form=form), _outliers(device)
     two = list(outlier_means([acts, -acts], outliers))
@@ -48,7 +47,6 @@ def test_means_equal_a_loop(device, dtype, form):
 
 
 @pytest.mark.gpu
-@NEEDS_CUDA
 @pytest.mark.parametrize("turned", [False, True])
 def test_outliers_may_be_stored_in_any_order(turned):
     acts, outliers = _acts(dtype=torch.bfloat16, device="cuda", form="a view"), _outliers("cuda")

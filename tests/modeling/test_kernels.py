@@ -20,7 +20,6 @@ from ttreg_hf.modeling.test_time_registers import (
     shift_neurons,
 )
 
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 CASE = BARE_CASES[0]
 
@@ -111,7 +110,6 @@ def test_a_shift_is_seven_kernels_and_four_views():
 
 
 @pytest.mark.gpu
-@NEEDS_CUDA
 @pytest.mark.parametrize("dtype", BITS, ids=str)
 @pytest.mark.parametrize("value", SHIFT_VALUES)
 @pytest.mark.parametrize("fill", SHIFT_FILLS)
@@ -141,7 +139,6 @@ def test_the_kernel_is_the_plain_form_bit_for_bit(dtype, value, fill, scale, pre
 
 
 @pytest.mark.gpu
-@NEEDS_CUDA
 def test_a_model_with_the_kernel_gives_equal_outputs_also_from_a_cuda_graph():
     plain, fused = (_model().cuda() for _ in range(2))
     use_triton(fused)
@@ -161,7 +158,6 @@ def test_a_model_with_the_kernel_gives_equal_outputs_also_from_a_cuda_graph():
 
 
 @pytest.mark.gpu
-@NEEDS_CUDA
 def test_gradients_do_not_meet_the_kernel():
     plain, fused = (_model().cuda().train() for _ in range(2))
     use_triton(fused)

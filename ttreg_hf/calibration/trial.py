@@ -1,6 +1,7 @@
 """Tries neurons out: patches the model with them and measures it on the same images as the base model."""
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ class Trial:
         left, batches = most, []
         counts = iter(self.before.outliers_B.tolist())
         for batch in self.batches:
-            rows = [row for row, count in zip(range(len(batch)), counts, strict=False) if count > 0][:left]
+            rows = [row for row, count in enumerate(itertools.islice(counts, len(batch))) if count > 0][:left]
             left -= len(rows)
             if rows:
                 batches.append(batch.only(rows))
