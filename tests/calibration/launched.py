@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,14 @@ def _fail_on_rank_1(gallery: Gallery) -> None:
 
 
 def _kill_rank_1(gallery: Gallery, *, at: int) -> None:
-    """From now on the second process is killed when it has saved its state of this place."""
+    """From now on the second process is killed when both have saved their state of this place."""
     save = StateStore.save
 
     def save_and_die(store: StateStore, state: Any) -> None:
         save(store, state)
         if state.place == at and store.processes.rank == 1:
+            while not any(store.directory.glob(f"place-{at:012d}-*-rank-0-of-2.safetensors")):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     StateStore.save = save_and_die

@@ -1,5 +1,6 @@
 """States of a run that was broken off: the result of the unbroken one, or a refusal that says what differs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ def test_the_last_place_that_all_processes_reached_counts(tmp_path):
     assert (others.place, _scores(others), others.statistics.images_seen) == (6, [0.0, 0.0], 0)
 
 
+def test_a_process_far_ahead_keeps_what_the_others_have_reached(tmp_path):
+    ahead, behind = (_store(tmp_path, rank=rank, world=2) for rank in range(2))
+    behind.save(_state(6, 1.0))
+    for place in (6, 12, 18, 24, 30):
+        ahead.save(_state(place, 3.0))
+    found = _store(tmp_path).load(EMPTY)
+    assert (found.place, _scores(found)) == (6, [2.0, 2.0])
+    behind.save(_state(12, 1.0))
+    ahead.save(_state(36, 3.0))
+    left = [tuple(map(int, re.findall(r"(?:place|rank)-(\d+)", path.name))) for path in sorted(tmp_path.iterdir())]
+    assert left == [(12, 0), (12, 1), (18, 0), (24, 0), (30, 0), (36, 0)]
+
+
 def test_what_a_process_scores_after_resuming_does_not_change_its_earlier_sums(tmp_path):
     _store(tmp_path).save(_state(6, 1.0))
     found = _store(tmp_path, rank=1, world=2).load(EMPTY)
@@ -160,7 +174,6 @@ def test_old_states_are_dropped_and_other_files_are_not(tmp_path):
         store.save(_state(place, 1.0))
     assert sorted(path.name[:18] for path in tmp_path.iterdir()) == [
         "notes.txt",
-        "place-000000000018",
         "place-000000000024",
     ]
     store.remove()

@@ -20,7 +20,7 @@ from ttreg_hf.calibration.batches import BadImage
 from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.scores import ScoreStatistics
 
-_NAME = re.compile(r"place-(\d+)-rank-(\d+)-of-(\d+)\.safetensors")
+_NAME = re.compile(r"place-(\d+)-run-(\w+)-rank-(\d+)-of-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,22 @@ class StateStore:
         return range(self.save_every, num_images, self.save_every)
 
     def save(self, state: RunState) -> None:
-        """Write this process's state under a temporary name, rename it, and drop those before the last one."""
+        """Write this process's state under a temporary name, rename it, and drop those that no resumed run would read.
+
+        Those of places that some process has not reached yet stay: one may be far ahead of the others.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         tensors = {"statistics": state.statistics.to_tensor().cpu()}
         tensors |= {f"snapshot-{count}": found.to_tensor().cpu() for count, found in state.snapshots.items()}
-        name = f"place-{state.place:012d}-rank-{self.processes.rank}-of-{self.processes.world}.safetensors"
+        name = self._name(f"{state.place:012d}")
         unfinished = self.directory / f".{name}.part"
         bad_images = {place: [bad.key, bad.reason] for place, bad in state.bad_images.items()}
         save_file(tensors, unfinished, metadata={"run": json.dumps(self.run), "bad_images": json.dumps(bad_images)})
         os.replace(unfinished, self.directory / name)
-        mine = sorted(self.directory.glob(f"place-*-rank-{self.processes.rank}-of-{self.processes.world}.safetensors"))
-        for old in mine[:-2]:  # the others may not have written the last one yet
+        mine = sorted(self.directory.glob(self._name("*")))
+        complete = {file for files in self._complete() for file in files}
+        last = max((at for at, file in enumerate(mine) if file in complete), default=0)
+        for old in mine[:last]:
             old.unlink()
 
     def load(self, empty: ScoreStatistics) -> RunState | None:
@@ -106,14 +111,23 @@ class StateStore:
         if self.directory.is_dir() and not any(self.directory.iterdir()):
             self.directory.rmdir()
 
-    def _last_complete(self) -> list[Path]:
-        """The files of the last place that all processes of such a run have reached; none if there is no state."""
-        groups: dict[tuple[int, int], list[Path]] = {}
+    def _name(self, place: str) -> str:
+        """The file of this process at a place, or its pattern for `*`."""
+        rank, world = self.processes.rank, self.processes.world
+        return f"place-{place}-run-{fingerprint(self.run)}-rank-{rank}-of-{world}.safetensors"
+
+    def _complete(self) -> list[list[Path]]:
+        """The files of each place that all processes of a run have reached, in the order of the places."""
+        groups: dict[tuple[int, str, int], list[Path]] = {}
         for file in sorted(self.directory.glob("place-*.safetensors")):
             if match := _NAME.fullmatch(file.name):
-                groups.setdefault((int(match[1]), int(match[3])), []).append(file)
-        complete = [files for (_, world), files in sorted(groups.items()) if len(files) == world]
-        different = [sorted({name for file in files for name in self._differences(file)}) for files in complete]
+                groups.setdefault((int(match[1]), match[2], int(match[4])), []).append(file)
+        return [files for (_, _, world), files in sorted(groups.items()) if len(files) == world]
+
+    def _last_complete(self) -> list[Path]:
+        """The files of the last place that all processes of such a run have reached; none if there is no state."""
+        complete = self._complete()
+        different = [self._differences(files[0]) for files in complete]
         if complete and all(different):
             raise ValueError(
                 f"`resume` continues a run of the same model, images and settings, but {self.directory} holds one "
@@ -124,7 +138,7 @@ class StateStore:
     def _differences(self, file: Path) -> list[str]:
         with safe_open(file, framework="pt") as opened:
             run = json.loads(opened.metadata()["run"])
-        return [name for name in {*run, *self.run} if run.get(name) != self.run.get(name)]
+        return sorted(name for name in {*run, *self.run} if run.get(name) != self.run.get(name))
 
     def _read(self, file: Path, place: int, empty: ScoreStatistics) -> RunState:
         device = empty.to_tensor().device
