@@ -1,6 +1,6 @@
 """One commit on the Hub, or none: what every upload shares. Talks to the network."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +126,7 @@ _OUTCOMES = {
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def told(what: str) -> Generator[None]:
     """Turns errors of the network into one clear `RuntimeError` that begins with `what`."""
     try:
         yield

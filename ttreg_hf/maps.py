@@ -3,7 +3,7 @@
 Letters: `B` images, `H` heads, `T` tokens, `N` patches, `h`, `w` patches in height and width, `D` hidden, `F` neurons.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -207,18 +207,18 @@ def _attention_of(block: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _eager_attention(trunk: PreTrainedModel) -> Iterator[None]:
+def _eager_attention(trunk: PreTrainedModel) -> Generator[None]:
     """Only eager attention returns its weights."""
     before = trunk.config._attn_implementation
     trunk.set_attn_implementation("eager")
     try:
         yield
     finally:
-        trunk.set_attn_implementation(before)
+        trunk.set_attn_implementation(before)  # pyrefly: ignore[bad-argument-type]  # a loaded model has one
 
 
 @contextmanager
-def _outputs_without_registers(model: PreTrainedModel) -> Iterator[None]:
+def _outputs_without_registers(model: PreTrainedModel) -> Generator[None]:
     """`output_registers` off, so that heads, bare models and backbones give the same layout."""
     if not isinstance(model, TTRegModelMixin):
         yield
@@ -232,7 +232,7 @@ def _outputs_without_registers(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _recorded_output(module: nn.Module) -> Iterator[list[Any]]:
+def _recorded_output(module: nn.Module) -> Generator[list[Any]]:
     """What a module returns, before the hooks of a patched model remove the registers from it."""
     seen: list[Any] = []
     handle = module.register_forward_hook(lambda module, args, output: seen.append(output), prepend=True)
@@ -243,7 +243,7 @@ def _recorded_output(module: nn.Module) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _recorded_input(module: nn.Module) -> Iterator[list[Tensor]]:
+def _recorded_input(module: nn.Module) -> Generator[list[Tensor]]:
     seen: list[Tensor] = []
     handle = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     try:

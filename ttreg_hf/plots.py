@@ -155,10 +155,19 @@ def _image_grid(rows: int, columns: int, patches: Sequence[int], title: str, cap
     return figure, grid
 
 
-def _draw_image(figure: Figure, grid: GridSpec, row: int, column: int, title: str, image: Any, **style: Any) -> Axes:
+def _draw_image(
+    figure: Figure,
+    grid: GridSpec,
+    row: int,
+    column: int,
+    title: str,
+    image: Any,
+    colour_map: str = "gray",
+    scale: Normalize | None = None,
+) -> Axes:
     """One cell; only the first row has titles."""
     axes = figure.add_subplot(grid[row, column])
-    axes.imshow(np.asarray(image), interpolation="nearest", **({"cmap": "gray"} | style))
+    axes.imshow(np.asarray(image), interpolation="nearest", cmap=colour_map, norm=scale)
     axes.set_title(title if row == 0 else "", fontsize=12, color=INK, pad=6)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -168,10 +177,11 @@ def _draw_image(figure: Figure, grid: GridSpec, row: int, column: int, title: st
 
 def _draw_column(figure: Figure, grid: GridSpec, place: int, column: _Column) -> None:
     for row, (values, note) in enumerate(zip(column.maps, column.notes, strict=True)):
-        axes = _draw_image(figure, grid, row, place, column.title, values, cmap=column.colour_map, norm=column.scale)
+        axes = _draw_image(figure, grid, row, place, column.title, values, column.colour_map, column.scale)
         axes.set_xlabel(note, **small_print())
+    last = figure.axes[-1].images[0]
     bar_axes = figure.add_subplot(grid[grid.nrows - 1, place])
-    bar = figure.colorbar(axes.images[0], cax=bar_axes, orientation="horizontal")
+    bar = figure.colorbar(last, cax=bar_axes, orientation="horizontal")
     bar.outline.set_visible(False)
     _style_bar(bar_axes, column)
 

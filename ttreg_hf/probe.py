@@ -106,5 +106,5 @@ def load_like_a_stranger(folder: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.modules["ttreg_hf"] = None  # type: ignore[assignment]  # as if it were not installed
+    sys.modules["ttreg_hf"] = None  # pyrefly: ignore[unsupported-operation]  # as if it were not installed
     print(json.dumps(outputs_on_probe(load_like_a_stranger(sys.argv[1]))))

@@ -3,8 +3,8 @@
 Data only. Layers are 0-based blocks.
 """
 
-import typing
 from dataclasses import dataclass, fields
+from typing import Any
 
 PUBLISHED = "published, not verified by this project"
 SETTINGS_ONLY = "settings only"
@@ -31,7 +31,7 @@ class Recipe:
     top_k: int | None = None
     source: str = ""
 
-    def settings(self) -> dict[str, int | float]:
+    def settings(self) -> dict[str, Any]:
         """The settings that were published, as keyword arguments for `CalibrationConfig`."""
         return {name: value for name, value in _given(self).items() if name != "source"}
 
@@ -45,7 +45,7 @@ class PublishedOptions:
     shift_scale: float | None = None
     num_test_time_registers: int | None = None
 
-    def settings(self) -> dict[str, str | int | float]:
+    def settings(self) -> dict[str, Any]:
         """The options that were published, as keyword arguments for `add_test_time_registers`."""
         return _given(self)
 
@@ -122,6 +122,6 @@ class KnownCheckpoint:
     reported: tuple[ReportedFigure, ...] = ()
 
 
-def _given(data: Recipe | PublishedOptions) -> dict[str, typing.Any]:
+def _given(data: Recipe | PublishedOptions) -> dict[str, Any]:
     values = {field.name: getattr(data, field.name) for field in fields(data)}
     return {name: value for name, value in values.items() if value is not None}

@@ -7,7 +7,7 @@ from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 
 def register_push_to_hub() -> None:
     """Let `patched.push_to_hub` publish complete checkpoints where ttreg_hf is installed."""
-    TTRegModelMixin.push_to_hub = _push_to_hub  # type: ignore[method-assign, assignment]
+    TTRegModelMixin.push_to_hub = _push_to_hub
 
 
 def _push_to_hub(model: TTRegModelMixin, repo_id: str, **options: Any) -> Any:

@@ -3,13 +3,13 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def whole_directory(directory: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_directory(directory: str | Path, *, overwrite: bool = False) -> Generator[Path]:
     """A folder to fill, under a temporary name beside its place; it gets its name when the block ends without error.
 
     On an error or Ctrl-C nothing remains, and a folder that was there before is as it was.

@@ -76,7 +76,7 @@ def random_model(size: str, *, image_size: int, device: torch.device, dtype: tor
         else:
             # positional embeddings of the published models are for 518 pixels; interpolating them is part of the cost
             model = Dinov2Model(Dinov2Config(**DINOV2_SIZES[size], image_size=518, patch_size=14))
-    return model.eval().to(dtype)
+    return model.eval().to(dtype)  # pyrefly: ignore[bad-argument-type]  # transformers wraps `to`
 
 
 def processor_for(image_size: int) -> BitImageProcessorPil:

@@ -25,7 +25,7 @@ def _spent(call: Callable[[], object]) -> dict[str, list[float]]:
         call()
         torch.cuda.synchronize()
     spent: dict[str, list[float]] = {}
-    for event in profiled.events():
+    for event in profiled.events() or ():
         if event.device_type == DeviceType.CUDA:
             spent.setdefault(event.name, []).append(event.device_time_total)
     return spent

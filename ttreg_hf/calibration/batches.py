@@ -241,8 +241,8 @@ class _Decoded(Dataset[Any]):
     def __init__(self, processor: Any) -> None:
         self.processor = processor
 
-    def __getitem__(self, item: tuple[int, Any]) -> tuple[int, Any]:
-        place, image = item
+    def __getitem__(self, index: tuple[int, Any]) -> tuple[int, Any]:
+        place, image = index
         try:
             return place, to_pixel_values(image, self.processor, name=image_key(image, place))
         except OSError as error:  # a file that is corrupt, truncated, empty, missing or of another kind
@@ -268,11 +268,11 @@ def _collate(items: list[tuple[int, Any]]) -> _Collated:
     return _Collated(batches, [(place, found) for place, found in items if isinstance(found, BadImage)])
 
 
-def _from_place(source: Iterable[Any], start: int, stop: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:
+def _from_place(source: Any, start: int, stop: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:
     """Places `start <= place < stop` with `place % world == rank`, and their images."""
     first = start + (rank - start) % world
-    if isinstance(source, Sequence) or hasattr(source, "__getitem__"):
-        for place in range(first, min(stop, len(source)), world):  # type: ignore[arg-type]
+    if hasattr(source, "__getitem__"):
+        for place in range(first, min(stop, len(source)), world):
             yield place, source[place]
         return
     skipped = source.skip(first) if hasattr(source, "skip") else itertools.islice(source, first, None)

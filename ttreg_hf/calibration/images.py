@@ -269,7 +269,8 @@ class _Remembered:
     """A one-shot iterator that can be gone through again, because what it gave is kept."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
-        self._iterator, self._seen = iterator, []  # type: ignore[var-annotated]
+        self._iterator = iterator
+        self._seen: list[Any] = []
 
     def __iter__(self) -> Iterator[Any]:
         for place in itertools.count():

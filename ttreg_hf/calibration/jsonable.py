@@ -21,10 +21,10 @@ def from_json(kind: type[T], fields: Any) -> T:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         inner = next(argument for argument in arguments if argument is not type(None))
-        return None if fields is None else from_json(inner, fields)  # type: ignore[return-value]
+        return None if fields is None else from_json(inner, fields)  # pyrefly: ignore[bad-return]
     if origin is tuple:
         kinds = [arguments[0]] * len(fields) if arguments[-1] is Ellipsis else arguments
-        return tuple(from_json(inner, value) for inner, value in zip(kinds, fields, strict=True))  # type: ignore
+        return tuple(from_json(inner, value) for inner, value in zip(kinds, fields, strict=True))  # pyrefly: ignore[bad-return]
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         unknown = [name for name in fields if name not in hints]

@@ -11,7 +11,7 @@ from torch import Tensor
 try:
     from ttreg_hf.calibration.outlier_means_triton import outlier_sums
 except ImportError:  # no Triton on this platform
-    outlier_sums = None  # type: ignore[assignment]
+    outlier_sums = None
 
 
 def outlier_means(acts: Sequence[Tensor], outliers_BT: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ _BLOCK = 512
 
 
 @triton.jit
-def _sum_magnitudes(acts, outliers, sums, num_tokens, num_neurons, image_stride, token_stride, block: tl.constexpr):  # type: ignore[no-untyped-def]
+# pyrefly: ignore[implicit-any-parameter, unannotated-return]
+def _sum_magnitudes(acts, outliers, sums, num_tokens, num_neurons, image_stride, token_stride, block: tl.constexpr):
     image = tl.program_id(0).to(tl.int64)
     neurons = tl.program_id(1) * block + tl.arange(0, block)
     inside = neurons < num_neurons

@@ -21,6 +21,6 @@ def read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
         ahead = deque(reader.submit(next, items, _END) for _ in range(count))
         while (item := ahead.popleft().result()) is not _END:
             ahead.append(reader.submit(next, items, _END))
-            yield item  # type: ignore[misc]  # not the end
+            yield item  # pyrefly: ignore[invalid-yield]  # not the end
     finally:
         reader.shutdown(cancel_futures=True)

@@ -92,7 +92,7 @@ class StateStore:
         files = self._last_complete() if self.resume else []
         if not files:
             return None
-        place = int(_NAME.fullmatch(files[0].name)[1])  # type: ignore[index]
+        place = int(files[0].name.split("-")[1])
         states = [self._read(file, place, empty) for file in files]
         if self.processes.rank > 0:  # the first process has them all
             return RunState(place, empty.copy(), {count: empty.copy() for count in states[0].snapshots}, {})

@@ -25,7 +25,7 @@ from ttreg_hf.modeling.ttreg_base import down_projection
 
 
 def open_model_and_images(
-    model_or_id: PreTrainedModel | str,
+    model_or_id: PreTrainedModel | str | Path,
     images: Any,
     config: CalibrationConfig,
     processor: Any,
@@ -37,9 +37,9 @@ def open_model_and_images(
     """The model, and this process's images as batches on its device."""
     processes = Processes.of(accelerator)
     if isinstance(model_or_id, (str, Path)):
-        model_or_id = str(model_or_id)
-        model = load_model(model_or_id, revision=revision, device=accelerator.device if accelerator else None)
-        processor = processor or load_processor(model_or_id, revision=revision)
+        name = str(model_or_id)
+        model = load_model(name, revision=revision, device=accelerator.device if accelerator else None)
+        processor = processor or load_processor(name, revision=revision)
     else:
         model = model_or_id
     checked_layers(config, model)  # an unsupported model or a wrong layer is refused before any image is read

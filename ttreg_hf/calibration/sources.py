@@ -1,7 +1,7 @@
 """From the words of a command line to images: a folder, files, a data set here or on the Hub, or the photographs."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,7 @@ def _saved_to_disk(path: Path, name: str, split: str | None, image_column: str |
 
     found: Any = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
-        split = _existing(split, list(found), name)
+        split = _existing(split, [str(known) for known in found], name)
         return ImageSource(found[split], f"{name} ({split})", image_column)
     return ImageSource(found, name, image_column)
 
@@ -126,7 +126,7 @@ def _existing(split: str | None, splits: list[str], name: str) -> str:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named(name: str) -> Generator[None]:
     """Failures of `datasets`, with the data set's name and what to do."""
     from datasets.exceptions import DatasetNotFoundError
 

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -65,7 +65,7 @@ def percent(share: float) -> str:
 
 
 @contextmanager
-def progress_bars(available: int | None = None) -> Iterator[ShowProgress]:
+def progress_bars(available: int | None = None) -> Generator[ShowProgress]:
     """Bars on stderr with images, speed, time left and what was found, one a stage; nothing where it is no terminal.
 
     Args:

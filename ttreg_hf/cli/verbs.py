@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -42,7 +42,7 @@ def as_verb(function: Callable[..., None]) -> Callable[..., None]:
 
     signature = inspect.signature(function)
     parameter = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Debug)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), parameter])  # type: ignore[attr-defined]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), parameter])  # pyrefly: ignore[missing-attribute]
     run.__annotations__ = {**function.__annotations__, "debug": _Debug}
     return run
 
@@ -79,7 +79,7 @@ def _message(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def _quiet_libraries() -> Generator[None]:
     """No notices of transformers; where nobody watches, no retries and progress bars of others; undone afterwards."""
     unwatched = not stderr_is_terminal()
     variables = {"TRANSFORMERS_VERBOSITY": "error"}

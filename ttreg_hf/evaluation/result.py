@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttreg_hf.calibration.jsonable import from_json
 from ttreg_hf.evaluation.scores import Interval
 from ttreg_hf.writing import write_file
 
@@ -96,11 +97,7 @@ class Evaluation:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Evaluation":
         """What `to_dict` gave."""
-        figures = [
-            Figure(**{**figure, "difference": Interval(**figure["difference"]) if figure["difference"] else None})
-            for figure in fields["figures"]
-        ]
-        return cls(**{**fields, "figures": tuple(figures), "bad_images": tuple(fields["bad_images"])})
+        return from_json(cls, fields)
 
 
 def read_evaluations(directory: str | Path) -> tuple[Evaluation, ...]:

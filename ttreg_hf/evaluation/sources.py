@@ -28,7 +28,7 @@ def find_labelled(dataset: str, *, split: str | None = None, token: str | bool |
     if not source.images.is_dir():
         raise FileNotFoundError(f"`--dataset` is a data set with truths, got {dataset}. Give a folder, or a Hub id.")
     found = datasets.load_dataset("imagefolder", data_dir=str(source.images), streaming=True)
-    names = list(found)
+    names = [str(name) for name in found]
     chosen = split or ("train" if "train" in names else names[0])
     if chosen not in names:
         raise ValueError(f"`split` is one of {', '.join(names)} for {dataset}, got {chosen!r}.")

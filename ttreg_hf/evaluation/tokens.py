@@ -4,7 +4,7 @@ Letters: `B` images, `T` tokens as the blocks see them (test-time registers incl
 `w` patches in height and width.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,8 +74,9 @@ def _global_feature(trunk: Any, outputs: Any, tokens_BTD: Tensor, layout: TokenL
 
 
 @contextmanager
-def _states(model: PreTrainedModel, wanted: list[tuple[str, int]]) -> Iterator[dict[tuple[str, int], Tensor]]:
-    blocks, seen, handles = blocks_of(model), {}, []  # type: ignore[var-annotated]
+def _states(model: PreTrainedModel, wanted: list[tuple[str, int]]) -> Generator[dict[tuple[str, int], Tensor]]:
+    blocks, handles = blocks_of(model), []
+    seen: dict[tuple[str, int], Tensor] = {}
     try:
         for feature, layer in wanted:
             if feature not in FEATURES:

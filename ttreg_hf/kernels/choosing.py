@@ -1,10 +1,12 @@
 """Which form of the shift a patched model runs."""
 
+from transformers import PreTrainedModel
+
 from ttreg_hf.modeling.test_time_registers import shift_neurons
 from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
 
 
-def use_triton(model: TTRegModelMixin, enabled: bool = True) -> None:
+def use_triton(model: PreTrainedModel, enabled: bool = True) -> None:
     """Let a patched model shift its register neurons with one Triton kernel a layer, or in plain PyTorch again.
 
     The kernel runs in eager CUDA forward passes that record no gradient, in float16, bfloat16 and float32, for

@@ -28,7 +28,7 @@ _VARIABLES = ("acts", "index", "seen", "num_tokens", "num_neurons", "image_strid
 
 
 @triton.jit(do_not_specialize=_VARIABLES)
-def _shift(  # type: ignore[no-untyped-def]
+def _shift(
     acts,
     index,
     seen,

@@ -6,7 +6,7 @@ Reads with `test_time_registers.py`, which holds the method itself.
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -304,7 +304,7 @@ class TTRegModelMixin(PreTrainedModel):
         return self.registers.layout.num_prefix_tokens
 
     @contextmanager
-    def disable_test_time_registers(self) -> Iterator["TTRegModelMixin"]:
+    def disable_test_time_registers(self) -> Generator["TTRegModelMixin"]:
         """Within the block this is the base model, bit for bit. Nests; restores on error; is not saved."""
         registers = self.registers
         before, registers.enabled = registers.enabled, False

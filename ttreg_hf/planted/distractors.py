@@ -132,7 +132,7 @@ def with_extreme_content(known: KnownModel) -> KnownModel:
     gain = 0.7 if first_norm is not None else 6.0 * known.ordinary_norm
     wiring.read_brightness(known.model, channel, gain, offset=0.2 * gain)  # ordinary patches are a little dark
     if first_norm is not None:
-        first_norm.weight[channel] = 10.0 * known.ordinary_norm
+        first_norm.get_parameter("weight")[channel] = 10.0 * known.ordinary_norm
     return dataclasses.replace(known, verdicts=("clean",))
 
 

@@ -131,7 +131,7 @@ def _selection_path(selections: Sequence[Selection]) -> Figure:
         axes.set_xlim(0.5, max(step.num_neurons for step in steps) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         style_axes(axes)
-    axes.set_xlabel("neurons moved", fontsize=11, color=INK)
+    figure.axes[-1].set_xlabel("neurons moved", fontsize=11, color=INK)
     figure.axes[0].legend(
         frameon=False, fontsize=10, labelcolor=INK, ncols=5, loc="lower right", bbox_to_anchor=(1, 1)
     )

@@ -31,10 +31,10 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.globals["counted"] = tables.counted
     environment.filters["with_code"] = _with_code
     verification = result.verification
     return environment.get_template("report.html").render(
+        counted=tables.counted,
         result=result,
         meaning=MEANING[result.verdict],
         model=result.provenance.model.rstrip("/").split("/")[-1],

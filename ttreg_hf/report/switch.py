@@ -15,7 +15,7 @@ from ttreg_hf.calibration.batches import ImageBatches
 from ttreg_hf.calibration.controls import random_neurons
 from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.calibration.settings import VERIFY, role_of
-from ttreg_hf.maps import image_maps
+from ttreg_hf.maps import ImageMaps, image_maps
 from ttreg_hf.visualizing import seen_photograph
 
 BASE, ZEROED, RANDOM, MOVED = "base", "zeroed", "random", "moved"
@@ -89,28 +89,25 @@ def record_switch(
         note: about the model, for those who look.
     """
     pixel_values = _images_to_show(model, batches, result)
-    states, norms, attention, on_register = [], [], [], []
+    layer = result.norms.detection_layer
+    states: list[State] = []
+    by_image: list[list[ImageMaps]] = [[] for _ in pixel_values]
     for state, twin in _twins(model, result):
         states.append(state)
-        seen = [
-            image_maps(twin, image.unsqueeze(0), detection_layer=result.norms.detection_layer)[0]
-            for image in pixel_values
-        ]
-        norms.append([maps.patch_norms for maps in seen])
-        attention.append([maps.attention for maps in seen])
-        on_register.append([maps.register_attention or 0.0 for maps in seen])
+        for maps, image in zip(by_image, pixel_values, strict=True):
+            maps += image_maps(twin, image.unsqueeze(0), detection_layer=layer)
     return NeuronSwitch(
         states=tuple(states),
         photographs=tuple(
             Photograph(
                 pixels_HW3=torch.from_numpy(seen_photograph(image.cpu(), batches.processor)).mul(255).round().byte(),
-                norms_Shw=torch.stack([of_state[place] for of_state in norms]),
-                attention_Shw=torch.stack([of_state[place] for of_state in attention]),
-                on_register_S=torch.tensor([of_state[place] for of_state in on_register]),
+                norms_Shw=torch.stack([seen.patch_norms for seen in maps]),
+                attention_Shw=torch.stack([seen.attention for seen in maps]),
+                on_register_S=torch.tensor([seen.register_attention or 0.0 for seen in maps]),
             )
-            for place, image in enumerate(pixel_values)
+            for maps, image in zip(by_image, pixel_values, strict=True)
         ),
-        has_cls=seen[0].has_cls,
+        has_cls=by_image[0][0].has_cls,
         note=note,
     )
 

@@ -185,7 +185,7 @@ def setting_table(result: CalibrationResult) -> Table:
         tuple(
             (
                 name,
-                "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value),
+                "none" if value is None else f"{value:.6g}" if isinstance(value, float) else f"{value}",
                 "chosen automatically" if name in automatic else "given, or the default",
             )
             for name, value in values.items()
