@@ -1,9 +1,6 @@
-"""Patched models in the hands of transformers' pipelines, PEFT, Accelerate, DDP and torch.export."""
+"""Patched models in the hands of transformers' pipelines, PEFT, Accelerate and torch.export."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,25 +21,6 @@ from transformers import (
 
 from ttreg_hf import add_test_time_registers, modeling
 
-HALF_A_BATCH = """
-import sys
-import torch
-from families import BARE_CASES, images
-from modeling.laws import patched_model
-from ttreg_hf import modeling
-
-folder, rank = sys.argv[1], int(sys.argv[2])
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-case = BARE_CASES[0]
-model = patched_model(modeling, case, case.stock_model(attention="sdpa")).train()
-model = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-model(images(4)[2 * rank : 2 * rank + 2]).last_hidden_state.square().mean().backward()
-if rank == 0:
-    gradients = {name: each.grad for name, each in model.module.named_parameters() if each.grad is not None}
-    torch.save(gradients, folder + "/gradients.pt")
-torch.distributed.destroy_process_group()
-"""
 PROCESSOR = {"size": {"height": SIZE, "width": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
 
 
@@ -204,22 +182,6 @@ def test_weights_may_lie_on_disk(case, tmp_path):
         return
     found = from_disk(_patched(case))
     assert_equal_outputs(dict(found), {name: expected[name] for name in found}, exact=False)
-
-
-def test_two_processes_train_like_one(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", HALF_A_BATCH, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in (0, 1)]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    model = _patched(BARE_CASES[0]).train()
-    model(images(4)).last_hidden_state.square().mean().backward()
-    found = torch.load(tmp_path / "gradients.pt")
-    expected = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
-    assert_equal_outputs({name: found[name] for name in expected}, expected, exact=False)
 
 
 @pytest.mark.parametrize("case", BARE_CASES, ids=lambda case: case.family.name)

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 from .brief import verify_briefly
-from .gallery import Gallery, make_gallery
+from .gallery import Gallery, make_gallery, make_spoilt
 
 TESTS = Path(__file__).parents[1]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,6 +36,11 @@ def brief_verification() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     return make_gallery(tmp_path_factory.mktemp("gallery"))
+
+
+@pytest.fixture(scope="session")
+def spoilt(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_spoilt(gallery, tmp_path_factory.mktemp("spoilt"))
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ class Gallery:
         return find_images(str(self.root / places.get(kind, kind))).images
 
     def config(self, **fields: Any) -> CalibrationConfig:
-        explicit = {"norm_threshold": self.norm_threshold, "last_layer": 3, "top_k": 4, "batch_size": 1}
+        explicit = {"norm_threshold": self.norm_threshold, "last_layer": 3, "top_k": 4, "batch_size": 4}
         return CalibrationConfig(**{"num_images": 20, **explicit, **fields})
 
 
@@ -69,6 +69,30 @@ def make_gallery(root: Path) -> Gallery:
         write_tar(root / "tars" / f"{shard}.tar", {f"{place:04d}.png": files[place] for place in places})
     _table(files, range(COUNT)).save_to_disk(root / "on disk")
     return Gallery(root, root / "model", planted.norm_threshold)
+
+
+def spoil(whole: bytes) -> dict[str, bytes]:
+    """A file of each kind that cannot be read, by a name that sorts between those of the gallery."""
+    changed = bytearray(whole)
+    changed[len(whole) // 2 : len(whole) // 2 + 64] = bytes(64)
+    return {
+        "0002-corrupt.png": bytes(changed),
+        "0004-truncated.png": whole[: len(whole) // 2],
+        "0007-empty.png": b"",
+        "0011-text.png": b"not an image",
+        "0019-cut header.png": whole[:20],
+    }
+
+
+def make_spoilt(gallery: Gallery, root: Path) -> Path:
+    """The gallery's folder, and as one tar, with unreadable files in between."""
+    files = {path.name: path.read_bytes() for path in (gallery.root / "folder").iterdir()}
+    files |= spoil(files["0000.png"])
+    (root / "folder").mkdir()
+    for name, data in files.items():
+        (root / "folder" / name).write_bytes(data)
+    write_tar(root / "images.tar", dict(sorted(files.items())))
+    return root
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> None:

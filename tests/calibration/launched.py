@@ -115,13 +115,13 @@ def _fail_on_rank_1(gallery: Gallery) -> None:
 
 
 def _kill_rank_1(gallery: Gallery, *, at: int) -> None:
-    """From now on the second process is killed when both have saved their state of this place."""
+    """From now on the second process is killed when all have saved their state of this place."""
     save = StateStore.save
 
     def save_and_die(store: StateStore, state: Any) -> None:
         save(store, state)
         if state.place == at and store.processes.rank == 1:
-            while not any(store.directory.glob(f"place-{at:012d}-*-rank-0-of-2.safetensors")):
+            while len(list(store.directory.glob(f"place-{at:012d}-*.safetensors"))) < store.processes.world:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -20,7 +20,7 @@ from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.cli import main
 from ttreg_hf.loading import load_model, load_processor
 
-from .gallery import Gallery, write_tar
+from .gallery import Gallery, spoil
 from .test_processes import assert_same, calibrate_alone
 
 pytestmark = pytest.mark.usefixtures("brief_verification")
@@ -28,37 +28,9 @@ pytestmark = pytest.mark.usefixtures("brief_verification")
 SHARE = 0.5
 
 
-def spoil(whole: bytes) -> dict[str, bytes]:
-    """A file of each kind that cannot be read, by a name that sorts between those of the gallery."""
-    changed = bytearray(whole)
-    changed[len(whole) // 2 : len(whole) // 2 + 64] = bytes(64)
-    return {
-        "0002-corrupt.png": bytes(changed),
-        "0004-truncated.png": whole[: len(whole) // 2],
-        "0007-empty.png": b"",
-        "0011-text.png": b"not an image",
-        "0019-cut header.png": whole[:20],
-    }
-
-
-@pytest.fixture(scope="module")
-def spoilt(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gallery's folder with unreadable files in between."""
-    root = tmp_path_factory.mktemp("spoilt")
-    files = {path.name: path.read_bytes() for path in (gallery.root / "folder").iterdir()}
-    files |= spoil(files["0000.png"])
-    (root / "folder").mkdir()
-    for name, data in files.items():
-        (root / "folder" / name).write_bytes(data)
-    write_tar(root / "images.tar", dict(sorted(files.items())))
-    return root
-
-
 def calibrate_spoilt(gallery: Gallery, images: Any, *, share: float = SHARE, **config: Any) -> CalibrationResult:
-    model, processor = load_model(str(gallery.model)), load_processor(str(gallery.model))
     run = RunConfig(max_bad_share=share)
-    settings = gallery.config(**{"num_images": 28, **config})
-    return calibrate(model, images, config=settings, processor=processor, run=run, images_name="the gallery")
+    return calibrate_alone(gallery, images=images, run=run, **{"num_images": 28, **config})
 
 
 def test_unreadable_images_are_left_out_and_named(gallery, spoilt):
@@ -80,29 +52,9 @@ def test_unreadable_images_of_a_stream_are_named_by_their_files(gallery, spoilt)
 
 
 def test_workers_and_batch_size_do_not_matter_to_unreadable_images(gallery, spoilt):
-    model, processor = load_model(str(gallery.model)), load_processor(str(gallery.model))
     run = RunConfig(max_bad_share=SHARE, workers=1)
-    settings = gallery.config(num_images=28, batch_size=5)
-    found = calibrate(
-        model, spoilt / "folder", config=settings, processor=processor, run=run, images_name="the gallery"
-    )
+    found = calibrate_alone(gallery, images=spoilt / "folder", run=run, num_images=28, batch_size=5)
     assert_same(found, calibrate_spoilt(gallery, spoilt / "folder"))
-
-
-def test_two_processes_skip_count_and_refuse_the_same(gallery, spoilt, launch, tmp_path):
-    """Five of 28 are unreadable, three of one process and two of the other: four allowed are still too few."""
-    folder, config = str(spoilt / "folder"), {"num_images": 28}
-    run = {"max_bad_share": SHARE}
-    allowed = {"do": "calibrate", "images": folder, "config": config, "run": run, "output": tmp_path / "c"}
-    command = [
-        *("calibrate", str(gallery.model), "--output", str(tmp_path / "d"), "--device", "cpu"),
-        *("--dataset", folder, "--num-images", "28", "--max-bad-images", str(4 / 28)),
-    ]
-    ended = launch(2, allowed, {"do": "command", "arguments": command})
-    assert_same(CalibrationResult.load(tmp_path / "c"), calibrate_spoilt(gallery, folder))
-    assert ended.returncode != 0
-    assert "error: At most 4 of 28 images may be unreadable, got 5: " in ended.stderr
-    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(("share", "most"), [(0.0, 0), (0.01, 1), (4 / 28, 4)])

@@ -26,9 +26,11 @@ WITH_THREE = ("parquet 3", "tars", "folder")
 SAVE_EVERY = 6
 
 
-def calibrate_alone(gallery: Gallery, *, run: RunConfig | None = None, **config: Any) -> CalibrationResult:
+def calibrate_alone(
+    gallery: Gallery, *, images: Any = None, run: RunConfig | None = None, **config: Any
+) -> CalibrationResult:
     model, processor = load_model(str(gallery.model)), load_processor(str(gallery.model))
-    images = gallery.images("folder")
+    images = gallery.images("folder") if images is None else images
     settings = gallery.config(**config)
     return calibrate(model, images, config=settings, processor=processor, run=run, images_name="the gallery")
 
@@ -69,6 +71,7 @@ def by_two(launch: Any, gallery: Gallery, desk: Path) -> subprocess.CompletedPro
         {"do": "tell places", "kind": "tars", "batch_size": 3, "workers": 0, "output": desk / "2 places 0"},
         {"do": "tell places", "kind": "parquet 3", "batch_size": 4, "workers": 2, "output": desk / "2 places 2"},
     ]
+    more = ["--num-images", "40", "--batch-size", "8", *explicit(gallery)]
     break_after(gallery, 2 * SAVE_EVERY, desk / "state of 1")
     resumed = {"resume": True, "save_every": SAVE_EVERY}
     tasks += [
@@ -83,18 +86,54 @@ def by_two(launch: Any, gallery: Gallery, desk: Path) -> subprocess.CompletedPro
             "run": {**resumed, "state_directory": desk / "state of 1"},
             "output": desk / "2 resumed from 1",
         },
-        {
-            "do": "command",
-            "arguments": [
-                *("calibrate", str(gallery.model), "--output", str(desk / "2 command"), "--device", "cpu"),
-                *("--dataset", str(gallery.root / "tars"), "--num-images", "40", "--batch-size", "8"),
-                *("--norm-threshold", str(gallery.norm_threshold), "--last-layer", "3", "--top-k", "4"),
-            ],
-        },
+        {"do": "command", "arguments": command(gallery, gallery.root / "tars", desk / "2 command", *more)},
     ]
     ended = launch(2, *tasks)
     assert ended.returncode == 0, ended.stderr
     return ended
+
+
+@pytest.fixture(scope="module")
+def by_three(launch: Any, gallery: Gallery, desk: Path) -> subprocess.CompletedProcess[str]:
+    """The same with three, of which one is killed in the end."""
+    calibrations = [
+        {"do": "calibrate", "kind": kind, "config": {"batch_size": 4}, "output": desk / f"3 {kind}"}
+        for kind in WITH_THREE
+    ]
+    places = {"do": "tell places", "kind": "tars", "batch_size": 3, "workers": 0, "output": desk / "3 places"}
+    killed = {"do": "command", "arguments": to_be_killed(gallery, desk)}
+    return launch(3, *calibrations, places, {"do": "kill rank 1", "at": 12}, killed)
+
+
+@pytest.fixture(scope="module")
+def broken_by_two(launch: Any, gallery: Gallery, desk: Path, spoilt: Path) -> subprocess.CompletedProcess[str]:
+    """Unreadable images, few enough and too many; then one process fails."""
+    folder, config = str(spoilt / "folder"), {"num_images": 28}
+    run = {"max_bad_share": 0.5}
+    allowed = {"do": "calibrate", "images": folder, "config": config, "run": run, "output": desk / "2 spoilt"}
+    too_many = ["--num-images", "28", "--max-bad-images", str(4 / 28)]
+    return launch(
+        2,
+        allowed,
+        {"do": "command", "arguments": command(gallery, folder, desk / "refused", *too_many), "code": 1},
+        {"do": "fail on rank 1"},
+        {"do": "command", "arguments": command(gallery, gallery.root / "folder", desk / "failed")},
+    )
+
+
+def command(gallery: Gallery, images: Path | str, output: Path, *more: str) -> list[str]:
+    given = ["--dataset", str(images), "--output", str(output), "--device", "cpu"]
+    return ["calibrate", str(gallery.model), *given, *more]
+
+
+def explicit(gallery: Gallery) -> list[str]:
+    """The settings of `Gallery.config`."""
+    return ["--norm-threshold", str(gallery.norm_threshold), "--last-layer", "3", "--top-k", "4"]
+
+
+def to_be_killed(gallery: Gallery, desk: Path) -> list[str]:
+    more = ["--num-images", "20", "--batch-size", "1", "--save-every", "6", *explicit(gallery)]
+    return command(gallery, gallery.root / "folder", desk / "killed", *more)
 
 
 class Broken(Exception):
@@ -201,14 +240,7 @@ def test_only_the_first_process_prints_and_writes(by_two, desk, gallery):
     assert_same(CalibrationResult.load(desk / "2 command"), calibrate_alone(gallery, num_images=40))
 
 
-def test_three_processes_equal_one(launch, desk, alone):
-    tasks = [
-        {"do": "calibrate", "kind": kind, "config": {"batch_size": 4}, "output": desk / f"3 {kind}"}
-        for kind in WITH_THREE
-    ]
-    tasks.append({"do": "tell places", "kind": "tars", "batch_size": 3, "workers": 0, "output": desk / "3 places"})
-    ended = launch(3, *tasks)
-    assert ended.returncode == 0, ended.stderr
+def test_three_processes_equal_one(by_three, desk, alone):
     for kind in WITH_THREE:
         found = CalibrationResult.load(desk / f"3 {kind}")
         assert found.provenance.processes == 3
@@ -217,28 +249,31 @@ def test_three_processes_equal_one(launch, desk, alone):
     assert shares == [[3, list(range(rank, 20, 3))] for rank in range(3)]
 
 
-def test_a_process_that_fails_ends_the_launch_with_its_message(launch, gallery, tmp_path):
-    arguments = ["calibrate", str(gallery.model), "--output", str(tmp_path / "c"), "--device", "cpu"]
-    command = {"do": "command", "arguments": [*arguments, "--dataset", str(gallery.root / "folder")]}
-    ended = launch(2, {"do": "fail on rank 1"}, command, timeout=90)
-    assert ended.returncode != 0
-    assert "ttreg (rank 1): error: this process is out of order" in ended.stderr
-    assert "verdict" not in ended.stdout
-    assert not (tmp_path / "c").exists()
-
-
-def test_a_killed_launch_is_resumed_with_the_unbroken_result(launch, gallery, alone, tmp_path, capsys):
-    """The second of two processes gets SIGKILL; one process goes on."""
-    arguments = [
-        *("calibrate", str(gallery.model), "--output", str(tmp_path / "c"), "--device", "cpu"),
-        *("--dataset", str(gallery.root / "folder"), "--num-images", "20", "--batch-size", "1", "--save-every", "6"),
-        *("--norm-threshold", str(gallery.norm_threshold), "--last-layer", "3", "--top-k", "4"),
-    ]
-    ended = launch(2, {"do": "kill rank 1", "at": 12}, {"do": "command", "arguments": arguments}, timeout=90)
-    assert ended.returncode != 0
-    assert "SIGKILL" in ended.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["c.state"]
-    assert main([*arguments, "--resume"]) == 0
+def test_a_killed_launch_is_resumed_with_the_unbroken_result(by_three, desk, gallery, alone, capsys):
+    """The second of three processes gets SIGKILL; one process goes on."""
+    assert by_three.returncode != 0
+    assert "SIGKILL" in by_three.stderr
+    assert not (desk / "killed").exists()
+    assert main([*to_be_killed(gallery, desk), "--resume"]) == 0
     assert "\nresumed after 12 images\n" in capsys.readouterr().out
-    assert_same(CalibrationResult.load(tmp_path / "c"), alone)
-    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert_same(CalibrationResult.load(desk / "killed"), alone)
+    assert not (desk / "killed.state").exists()
+
+
+def test_two_processes_skip_and_count_the_same_unreadable_images(broken_by_two, desk, gallery, spoilt):
+    run = RunConfig(max_bad_share=0.5)
+    alone = calibrate_alone(gallery, images=spoilt / "folder", run=run, num_images=28)
+    assert_same(CalibrationResult.load(desk / "2 spoilt"), alone)
+
+
+def test_two_processes_refuse_too_many_unreadable_images_together(broken_by_two, desk):
+    """Five of 28 are unreadable, three of one process and two of the other: four allowed are still too few."""
+    assert "error: At most 4 of 28 images may be unreadable, got 5: " in broken_by_two.stderr
+    assert not (desk / "refused").exists()
+
+
+def test_a_process_that_fails_ends_the_launch_with_its_message(broken_by_two, desk):
+    assert broken_by_two.returncode != 0
+    assert "ttreg (rank 1): error: this process is out of order" in broken_by_two.stderr
+    assert "verdict" not in broken_by_two.stdout
+    assert not (desk / "failed").exists()

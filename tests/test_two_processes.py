@@ -1,4 +1,4 @@
-"""FSDP2: a patched model whose weights are split over two processes computes what the whole one computes."""
+"""DDP and FSDP2: two processes that share a patched model's images, or its weights too, compute what one computes."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from ttreg_hf import modeling
 # a plain MLP, a gated one, and a head that attends to all tokens
 FAMILIES = ("dinov2", "dinov3-gated", "siglip")
 NUM_IMAGES = 4
-SHARDED = """
+BOTH = """
 import sys
 import torch
 from families import BARE_CASES, images, inputs
@@ -28,6 +28,11 @@ folder, rank, *families = sys.argv[1:]
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=int(rank), world_size=2)
 mesh = init_device_mesh("cpu", (2,))
+model = patched_model(modeling, BARE_CASES[0], BARE_CASES[0].stock_model(attention="sdpa")).train()
+parallel = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+parallel(images(4).chunk(2)[mesh.get_local_rank()]).last_hidden_state.square().mean().backward()
+gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+torch.save(gradients, f"{folder}/parallel-{rank}.pt")
 for case in (case for case in BARE_CASES if case.family.name in families):
     model = patched_model(modeling, case, case.stock_model(attention="sdpa"), num_test_time_registers=2).train()
     for block in case.blocks_of(model):
@@ -55,10 +60,10 @@ torch.distributed.destroy_process_group()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the two processes found, one file for a family and a process."""
-    folder = tmp_path_factory.mktemp("sharded")
+    """What the two processes found, files by family and process."""
+    folder = tmp_path_factory.mktemp("two processes")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", SHARDED, str(folder)]
+    command = [sys.executable, "-c", BOTH, str(folder)]
     processes = [subprocess.Popen([*command, str(rank), *FAMILIES], env=environment) for rank in (0, 1)]
     try:
         assert [process.wait(timeout=300) for process in processes] == [0, 0]
@@ -67,6 +72,16 @@ def folder(tmp_path_factory):
             process.kill()
             process.wait()
     return folder
+
+
+def test_two_processes_train_like_one(folder):
+    case = BARE_CASES[0]
+    model = patched_model(modeling, case, case.stock_model(attention="sdpa")).train()
+    model(images(NUM_IMAGES)).last_hidden_state.square().mean().backward()
+    expected = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    for rank in (0, 1):
+        found = torch.load(folder / f"parallel-{rank}.pt")
+        assert_equal_outputs({name: found[name] for name in expected}, expected, exact=False)
 
 
 @pytest.mark.parametrize("case", [case for case in BARE_CASES if case.family.name in FAMILIES], ids=lambda c: c.name)
