@@ -1,42 +1,13 @@
-"""Fixtures of all tests, and the matrix of families as parameters."""
+"""Brings the fixtures, to the processes that run tests."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
-import torch
-from families import BARE_CASES, CASES, Case
-from local_hub import LocalHub, local_hub  # noqa: F401
 
-torch.set_num_threads(1)  # tiny models: handing work to other threads costs more than it saves
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # in child processes too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models; in child processes too
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-
-
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    """Every family with every head."""
-    return request.param
-
-
-@pytest.fixture(params=BARE_CASES, ids=lambda case: case.family.name)
-def bare_case(request: pytest.FixtureRequest) -> Case:
-    """Every family, without a head."""
-    return request.param
-
-
-@pytest.fixture
-def hub(local_hub: LocalHub) -> Iterator[LocalHub]:  # noqa: F811
-    """A stand-in whose clients must have asked for nothing unknown and met every fault that was prepared."""
-    yield local_hub
-    assert local_hub.unknown_requests == []
-    assert local_hub.faults_to_come == []
-
-
-@pytest.fixture(autouse=True)
-def _same_random_numbers_in_every_test() -> None:
-    torch.manual_seed(0)
+def pytest_configure(config: pytest.Config) -> None:
+    hands_out = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+    if not hands_out:  # pytest-xdist's first process runs no test, and starts others sooner without PyTorch
+        config.pluginmanager.import_plugin("common_fixtures")

@@ -143,7 +143,7 @@ class Case:
         config = self.config_class(**self.fields(**config_fields))
         config._attn_implementation = attention
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = self.stock_class(config).eval()
             for parameter in model.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))

@@ -14,6 +14,7 @@ import torch
 from families import NEURONS, NUM_PATCHES, PATCH_SIZE, SIZE, Case, images, inputs
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.utils import ModelOutput
 
 ALL_OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
@@ -39,7 +40,8 @@ def patched_model(
     fields = {name: value for name, value in stock.config.to_dict().items() if name not in ours}
     config = cls.config_class(**fields, register_neurons=register_neurons, **options)
     config._attn_implementation = stock.config._attn_implementation
-    model = cls(config).train(stock.training)
+    with no_init_weights():
+        model = cls(config).train(stock.training)
     model.load_state_dict(stock.state_dict())
     return model
 
