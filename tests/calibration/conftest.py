@@ -47,7 +47,7 @@ def spoilt(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launch(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Launch:
     """Runs tasks of `launched.py` in so many processes."""
 
-    def run(processes: int, *tasks: dict[str, Any], timeout: float = 150) -> subprocess.CompletedProcess[str]:
+    def run(processes: int, *tasks: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         path = tmp_path_factory.mktemp("launch") / "tasks.json"
         gallery_is = {"root": gallery.root, "model": gallery.model, "norm_threshold": gallery.norm_threshold}
         path.write_text(json.dumps({**gallery_is, "tasks": tasks}, default=str))
@@ -62,7 +62,7 @@ def launch(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Launch
             start_new_session=True,
         )
         try:
-            out, err = child.communicate(timeout=timeout)
+            out, err = child.communicate(timeout=400)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             raise

@@ -192,7 +192,7 @@ def test_two_processes_find_what_one_finds(patched, tmp_path):
         start_new_session=True,
     )
     try:
-        _, complaints = child.communicate(timeout=150)
+        _, complaints = child.communicate(timeout=400)
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         raise
