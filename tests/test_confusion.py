@@ -37,7 +37,7 @@ def _unjudged(cell, why):
 
 def _confusion_table(tmp_path, *, seeds):
     confusion_table(
-        seeds=seeds, families="clip", kinds="nothing", num_images=4, processes=1, lines=tmp_path / "l", as_json=True
+        seeds=seeds, family=["clip"], kind=["nothing"], num_images=4, processes=1, lines=tmp_path / "l", as_json=True
     )
 
 
@@ -123,7 +123,7 @@ def test_a_fixed_model_is_right_only_with_planted_neurons_that_are_enough():
 def test_long_ones_begin_first_and_a_run_that_is_cut_off_has_whole_seeds(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(confusion, "_judged", lambda left, *_: asked.extend(left) or map(_outcome, left))
-    confusion_table(seeds=2, families="clip", kinds="", num_images=4, processes=1, lines=None, as_json=True)
+    confusion_table(seeds=2, family=["clip"], kind=[], num_images=4, processes=1, lines=None, as_json=True)
     of_first_seed = [cell for cell in asked if cell.seed == 0]
     assert asked[: len(of_first_seed)] == of_first_seed
     assert {cell.kind for cell in of_first_seed} == {kind for kind in KINDS if triggers_of("clip", kind)}

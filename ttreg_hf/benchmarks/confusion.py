@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from ttreg_hf.benchmarks.options import one_of
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.driver import calibrate
 from ttreg_hf.planted import synthetic_images
@@ -105,8 +106,10 @@ class Unjudged:
 
 def confusion_table(
     seeds: Annotated[int, typer.Option(help="How many models of each sort.")] = 10,
-    families: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
-    kinds: Annotated[str, typer.Option(help="Separated by commas; all by default.")] = "",
+    family: Annotated[
+        list[str], typer.Option(callback=one_of(*FAMILIES), help="May be given again; all by default.")
+    ] = [],  # noqa: B006
+    kind: Annotated[list[str], typer.Option(callback=one_of(*KINDS), help="May be given again; all by default.")] = [],  # noqa: B006
     num_images: Annotated[int, typer.Option(help="For each calibration.")] = 256,
     processes: Annotated[
         int, typer.Option("--processes", "-j", min=1, help="That share the models, of one thread each.")
@@ -116,11 +119,11 @@ def confusion_table(
 ) -> None:
     """Calibrate models whose truth is known, and compare."""
     wanted = [
-        Cell(family, kind, trigger, seed)
+        Cell(of_family, of_kind, trigger, seed)
         for seed in range(seeds)
-        for kind in sorted(_chosen("--kinds", kinds, KINDS), key=lambda kind: kind not in _LONGEST)
-        for family in _chosen("--families", families, FAMILIES)
-        for trigger in triggers_of(family, kind)
+        for of_kind in sorted(kind or KINDS, key=lambda name: name not in _LONGEST)
+        for of_family in family or FAMILIES
+        for trigger in triggers_of(of_family, of_kind)
     ]
     done = _read(lines) if lines is not None and lines.exists() else {}
     seen = [done[cell] for cell in wanted if cell in done]
@@ -290,16 +293,6 @@ def _name(found: Outcome | Unjudged) -> str:
 
 def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _chosen(option: str, names: str, allowed: Iterable[str]) -> list[str]:
-    if not names:
-        return list(allowed)
-    chosen = [name.strip() for name in names.split(",")]
-    unknown = sorted(set(chosen) - set(allowed))
-    if unknown:
-        raise typer.BadParameter(f"{option} takes {', '.join(allowed)}; got {', '.join(unknown)}.")
-    return chosen
 
 
 def main() -> None:
