@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ttreg_hf.calibration.batch_limit import say_nothing
 from ttreg_hf.calibration.config import RunConfig
 from ttreg_hf.calibration.driver import calibrate
 from ttreg_hf.calibration.result import CalibrationResult
@@ -27,12 +28,12 @@ SAVE_EVERY = 6
 
 
 def calibrate_alone(
-    gallery: Gallery, *, images: Any = None, run: RunConfig | None = None, **config: Any
+    gallery: Gallery, *, images: Any = None, run: RunConfig | None = None, say: Any = say_nothing, **config: Any
 ) -> CalibrationResult:
     model, processor = load_model(str(gallery.model)), load_processor(str(gallery.model))
     images = gallery.images("folder") if images is None else images
     settings = gallery.config(**config)
-    return calibrate(model, images, config=settings, processor=processor, run=run, images_name="the gallery")
+    return calibrate(model, images, config=settings, processor=processor, run=run, images_name="the gallery", say=say)
 
 
 @pytest.fixture(scope="module")

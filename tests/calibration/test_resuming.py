@@ -60,7 +60,10 @@ def test_a_resumed_run_keeps_its_unreadable_images(gallery, tmp_path):
 
 
 def test_resuming_without_a_state_starts_from_the_beginning(gallery, tmp_path):
-    assert_same(_resume(gallery, tmp_path / "none"), calibrate_alone(gallery))
+    said: list[str] = []
+    run = RunConfig(save_every=SAVE_EVERY, state_directory=tmp_path / "none", resume=True)
+    assert_same(calibrate_alone(gallery, run=run, say=said.append), calibrate_alone(gallery))
+    assert said == [f"nothing to resume in {tmp_path / 'none'}: beginning with the first image"]
 
 
 def test_without_resume_a_state_is_not_read(gallery, tmp_path):

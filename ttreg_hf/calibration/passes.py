@@ -100,6 +100,8 @@ class ScorePass:
             start, self.statistics, snapshots = state.place, state.statistics, dict(state.snapshots)
             batches.bad_images.update(state.bad_images)
             self.say(f"resumed after {start} images")
+        elif store is not None and store.resume:
+            self.say(f"nothing to resume in {store.directory}: beginning with the first image")
         saves = store.places(batches.num_images) if store is not None else ()
         self._cuts = [cut for cut in sorted({*marks, *saves}) if cut > start]
         with self.recorder() as recorder:
