@@ -20,7 +20,7 @@ from ttreg_hf.calibration.batches import BadImage
 from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.calibration.scores import ScoreStatistics
 
-_NAME = re.compile(r"place-(\d+)-run-(\w+)-rank-(\d+)-of-(\d+)\.safetensors")
+_NAME = re.compile(r"place-(\d+)-run-(\w+)-rank-\d+-of-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class StateStore:
     ) -> None:
         self.directory, self.save_every, self.resume, self.processes = directory, save_every, resume, processes
         self.run = {name: str(value) for name, value in run.items()}
+        self.run_name = fingerprint(self.run)
 
     def places(self, num_images: int) -> range:
         """Where states are saved."""
@@ -75,7 +76,7 @@ class StateStore:
         save_file(tensors, unfinished, metadata={"run": json.dumps(self.run), "bad_images": json.dumps(bad_images)})
         os.replace(unfinished, self.directory / name)
         mine = sorted(self.directory.glob(self._name("*")))
-        complete = {file for files in self._complete() for file in files}
+        complete = {file for files in self._complete(self.run_name) for file in files}
         last = max((at for at, file in enumerate(mine) if file in complete), default=0)
         for old in mine[:last]:
             old.unlink()
@@ -114,26 +115,27 @@ class StateStore:
     def _name(self, place: str) -> str:
         """The file of this process at a place, or its pattern for `*`."""
         rank, world = self.processes.rank, self.processes.world
-        return f"place-{place}-run-{fingerprint(self.run)}-rank-{rank}-of-{world}.safetensors"
+        return f"place-{place}-run-{self.run_name}-rank-{rank}-of-{world}.safetensors"
 
-    def _complete(self) -> list[list[Path]]:
-        """The files of each place that all processes of a run have reached, in the order of the places."""
-        groups: dict[tuple[int, str, int], list[Path]] = {}
-        for file in sorted(self.directory.glob("place-*.safetensors")):
+    def _complete(self, run: str) -> list[list[Path]]:
+        """The files of each place that all processes of a run, or of any for `*`, have reached, in order."""
+        groups: dict[tuple[int, int, str], list[Path]] = {}
+        for file in sorted(self.directory.glob(f"place-*-run-{run}-*.safetensors")):
             if match := _NAME.fullmatch(file.name):
-                groups.setdefault((int(match[1]), match[2], int(match[4])), []).append(file)
-        return [files for (_, _, world), files in sorted(groups.items()) if len(files) == world]
+                groups.setdefault((int(match[1]), int(match[3]), match[2]), []).append(file)
+        return [files for (_, world, _), files in sorted(groups.items()) if len(files) == world]
 
     def _last_complete(self) -> list[Path]:
         """The files of the last place that all processes of such a run have reached; none if there is no state."""
-        complete = self._complete()
-        different = [self._differences(files[0]) for files in complete]
-        if complete and all(different):
+        if mine := self._complete(self.run_name):
+            return mine[-1]
+        if others := self._complete("*"):
+            differences = ", ".join(self._differences(others[-1][0]))
             raise ValueError(
                 f"`resume` continues a run of the same model, images and settings, but {self.directory} holds one "
-                f"that differs in {', '.join(different[-1])}. Give it the same ones, or remove that folder."
+                f"that differs in {differences}. Give it the same ones, or remove that folder."
             )
-        return next((files for files, names in zip(complete[::-1], different[::-1], strict=True) if not names), [])
+        return []
 
     def _differences(self, file: Path) -> list[str]:
         with safe_open(file, framework="pt") as opened:
