@@ -103,7 +103,7 @@ def _saved_to_disk(path: Path, name: str, split: str | None, image_column: str |
 
     found: Any = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
-        split = _existing(split, [str(known) for known in found], name)
+        split = chosen_split(split, [str(known) for known in found], name)
         return ImageSource(found[split], f"{name} ({split})", image_column)
     return ImageSource(found, name, image_column)
 
@@ -112,12 +112,22 @@ def _stream(name: str, split: str | None, image_column: str | None, token: str |
     import datasets
 
     with _named(name):
-        split = _existing(split, datasets.get_dataset_split_names(name, token=token), name)
+        split = chosen_split(split, datasets.get_dataset_split_names(name, token=token), name)
         stream = datasets.load_dataset(name, split=split, streaming=True, token=token)
     return ImageSource(stream, f"{name} ({split})", image_column)
 
 
-def _existing(split: str | None, splits: list[str], name: str) -> str:
+def chosen_split(split: str | None, splits: list[str], name: str) -> str:
+    """The split that a user means.
+
+    Args:
+        split: as given; `None`: `train` if there is one, else the first one.
+        splits: those of the data set.
+        name: of the data set.
+
+    Raises:
+        ValueError: a split that does not exist.
+    """
     if split is None:
         return "train" if "train" in splits else splits[0]
     if split not in splits:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ttreg_hf.calibration.sources import find_images
+from ttreg_hf.calibration.sources import chosen_split, find_images
 
 
 def find_labelled(dataset: str, *, split: str | None = None, token: str | bool | None = None) -> tuple[Any, str]:
@@ -28,8 +28,5 @@ def find_labelled(dataset: str, *, split: str | None = None, token: str | bool |
     if not source.images.is_dir():
         raise FileNotFoundError(f"`--dataset` is a data set with truths, got {dataset}. Give a folder, or a Hub id.")
     found = datasets.load_dataset("imagefolder", data_dir=str(source.images), streaming=True)
-    names = [str(name) for name in found]
-    chosen = split or ("train" if "train" in names else names[0])
-    if chosen not in names:
-        raise ValueError(f"`split` is one of {', '.join(names)} for {dataset}, got {chosen!r}.")
+    chosen = chosen_split(split or None, [str(known) for known in found], dataset)
     return found[chosen], f"{dataset} ({chosen})"

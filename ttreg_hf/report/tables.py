@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from ttreg_hf.calibration.minimal_set import PER_NEURON
 from ttreg_hf.calibration.result import CalibrationResult
@@ -178,14 +179,14 @@ def neuron_table(result: CalibrationResult) -> Table:
 
 def setting_table(result: CalibrationResult) -> Table:
     """Every setting, and whether it was chosen automatically."""
-    values = dataclasses.asdict(result.config) | {"shift_value": result.shift_value}
+    values: dict[str, Any] = dataclasses.asdict(result.config) | {"shift_value": result.shift_value}
     automatic = {*result.chosen, *(("shift_value",) if result.selections else ())}
     return Table(
         ("setting", "value", "from"),
         tuple(
             (
                 name,
-                "none" if value is None else f"{value:.6g}" if isinstance(value, float) else f"{value}",
+                "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value),
                 "chosen automatically" if name in automatic else "given, or the default",
             )
             for name, value in values.items()
