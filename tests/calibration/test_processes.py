@@ -134,7 +134,7 @@ def explicit(gallery: Gallery) -> list[str]:
 
 def to_be_killed(gallery: Gallery, desk: Path) -> list[str]:
     more = ["--num-images", "20", "--batch-size", "1", "--save-every", "6", *explicit(gallery)]
-    return command(gallery, gallery.root / "folder", desk / "killed", *more)
+    return command(gallery, gallery.root / "folder", desk / "killed" / "c", *more)
 
 
 class Broken(Exception):
@@ -254,11 +254,11 @@ def test_a_killed_launch_is_resumed_with_the_unbroken_result(by_three, desk, gal
     """The second of three processes gets SIGKILL; one process goes on."""
     assert by_three.returncode != 0
     assert "SIGKILL" in by_three.stderr
-    assert not (desk / "killed").exists()
+    assert [path.name for path in (desk / "killed").iterdir()] == ["c.state"]
     assert main([*to_be_killed(gallery, desk), "--resume"]) == 0
     assert "\nresumed after 12 images\n" in capsys.readouterr().out
-    assert_same(CalibrationResult.load(desk / "killed"), alone)
-    assert not (desk / "killed.state").exists()
+    assert_same(CalibrationResult.load(desk / "killed" / "c"), alone)
+    assert [path.name for path in (desk / "killed").iterdir()] == ["c"]
 
 
 def test_two_processes_skip_and_count_the_same_unreadable_images(broken_by_two, desk, gallery, spoilt):

@@ -1,4 +1,4 @@
-"""What the processes of a launch do: `torchrun -m tests.evaluation.launched FOLDER`. Started by `test_driver.py`."""
+"""What the processes of a launch do: `torchrun -m evaluation.launched FOLDER`. Started by `test_driver.py`."""
 
 import json
 import sys

@@ -2,15 +2,11 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from launching import torchrun
 from transformers import BitImageProcessorPil
 
 import ttreg_hf.evaluation.packages as packages
@@ -24,7 +20,6 @@ from ttreg_hf.planted import planted_model
 
 from .scenes import pixels_of, scenes
 
-ROOT = Path(__file__).parents[2]
 CONFIG = EvaluationConfig(resamples=50, batch_size=4)
 QUICK = ObjectDiscovery(features=("out", "key"), normalize=(True,), biases=(-0.5,))
 TASKS = {
@@ -182,21 +177,8 @@ def measure(patched, accelerator=None):
 
 def test_two_processes_find_what_one_finds(patched, tmp_path):
     patched.save_pretrained(tmp_path / "model")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    child = subprocess.Popen(
-        [*torchrun, "-m", "tests.evaluation.launched", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        _, complaints = child.communicate(timeout=400)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        raise
-    assert child.returncode == 0, complaints[-3000:]
+    ended = torchrun(2, "evaluation.launched", tmp_path)
+    assert ended.returncode == 0, ended.stderr[-3000:]
     by_two, alone = json.loads((tmp_path / "found.json").read_text()), measure(patched)
     assert by_two.pop("processes") == 2
     for name, found in alone.items():
