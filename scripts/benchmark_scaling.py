@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """How a long calibration scales over processes: `scripts/benchmark_scaling.py --help`."""
 
-from ttreg_hf.benchmarks.scaling import main
+from benchmarks.scaling import main
 
 main()

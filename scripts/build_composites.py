@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Builds an offline data set with exact masks, boxes and labels: `scripts/build_composites.py --help`."""
 
-from ttreg_hf.evaluation.composites import main
+from benchmarks.composites import main
 
 main()

@@ -1,10 +1,12 @@
 """Fixtures of all tests, and the matrix of families as parameters."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from families import BARE_CASES, CASES, Case
+from gallery import Gallery, make_gallery, make_spoilt
 from local_hub import LocalHub, local_hub  # noqa: F401
 
 torch.set_num_threads(1)  # tiny models: handing work to other threads costs more than it saves
@@ -33,6 +35,16 @@ def hub(local_hub: LocalHub) -> Iterator[LocalHub]:  # noqa: F811
     yield local_hub
     assert local_hub.unknown_requests == []
     assert local_hub.faults_to_come == []
+
+
+@pytest.fixture(scope="session")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    return make_gallery(tmp_path_factory.mktemp("gallery"))
+
+
+@pytest.fixture(scope="session")
+def spoilt(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_spoilt(gallery, tmp_path_factory.mktemp("spoilt"))
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.families import image_inputs, trunk_of
 from ttreg_hf.loading import default_device, load_model, load_processor, load_whole_processor
+from ttreg_hf.measuring.tower import VisionTower
 
 NEURONS = [[1, 3]]
 
@@ -36,8 +36,8 @@ def test_a_saved_model_is_loaded_in_eval_mode(bare_case, tmp_path):
     assert type(loaded) is bare_case.stock_class
     assert not loaded.training
     torch.testing.assert_close(
-        loaded(**image_inputs(loaded, images())).last_hidden_state,
-        model(**image_inputs(model, images())).last_hidden_state,
+        loaded(**VisionTower.of(loaded).inputs(images())).last_hidden_state,
+        model(**VisionTower.of(model).inputs(images())).last_hidden_state,
     )
 
 
@@ -58,7 +58,7 @@ def test_a_patched_model_is_loaded_patched(bare_case, tmp_path):
     patched = add_test_time_registers(bare_case.stock_model(), NEURONS)
     loaded = load_model(_save(patched, tmp_path), device="cpu")
     assert type(loaded) is type(patched)
-    inputs = image_inputs(patched, images())
+    inputs = VisionTower.of(patched).inputs(images())
     torch.testing.assert_close(loaded(**inputs).last_hidden_state, patched(**inputs).last_hidden_state)
 
 
@@ -71,13 +71,13 @@ def test_a_clip_checkpoint_with_both_towers_is_loaded_whole(tmp_path):
     both = CLIPModel(CLIPConfig(text_config=tower | text, vision_config=tower | vision)).eval()
     loaded = load_model(_save(both, tmp_path), device="cpu")
     assert type(loaded) is CLIPModel
-    seen = trunk_of(loaded)(images()).pooler_output
+    seen = VisionTower.of(loaded).trunk(images()).pooler_output
     torch.testing.assert_close(seen, both.vision_model(images()).pooler_output)
 
 
-def test_an_unsupported_family_is_refused_and_the_supported_are_named(tmp_path):
+def test_an_unsupported_family_is_refused_and_told_where_the_supported_are(tmp_path):
     model = ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
-    message = r"type 'resnet', which cannot be given test-time registers: it is convolutional.*Supported are .* clip,"
+    message = r"type 'resnet', which cannot be given test-time registers: it is convolutional.*`ttreg list` shows"
     with pytest.raises(ValueError, match=message):
         load_model(_save(model, tmp_path))
 

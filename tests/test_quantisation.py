@@ -9,7 +9,7 @@ from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from ttreg_hf import add_test_time_registers
-from ttreg_hf.families import blocks_of, inner_layout
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import planted_model
 
 # a plain MLP, a gated one, and another tower
@@ -51,7 +51,7 @@ def test_the_same_weights_of_a_patched_model_are_quantised(models):
     ours, theirs = (
         {
             (layer, name): module.weight.qdata
-            for layer, block in enumerate(blocks_of(model))
+            for layer, block in enumerate(VisionTower.of(model).blocks)
             for name, module in block.named_modules()
             if isinstance(module, nn.Linear)
         }
@@ -85,7 +85,7 @@ def test_quantising_costs_a_patched_model_no_more_than_its_base_model(models):
 
 
 def test_outliers_leave_the_patches_of_a_quantised_model(models):
-    patches = inner_layout(models.base).patches
+    patches = VisionTower.of(models.base).layout.patches
     before, after = (
         _states(model, models.known.sample)[-1][:, patches].norm(dim=-1)
         for model in (models.int8_base, models.int8_patched)

@@ -2,20 +2,44 @@
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedModel
 
-from ttreg_hf.families import inner_layout, patched_class
-from ttreg_hf.known_checkpoints import known_checkpoint, known_checkpoints
-from ttreg_hf.modeling.ttreg_base import TTRegModelMixin
+from ttreg_hf.known.checkpoints import known_checkpoint, known_checkpoints
+from ttreg_hf.known.support import patched_class
+from ttreg_hf.modeling.families import layout_of_trunk, trunk_names
+from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
 
 _OF_THE_BASE = ("model_type", "auto_map", "architectures", "transformers_version")
 _DEFAULTS = {"num_test_time_registers": 1, "shift_value": "per_neuron", "shift_fill": "zero", "shift_scale": 1.0}
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@runtime_checkable
+class FoundNeurons(Protocol):
+    """What a `CalibrationResult` says about how a model is to be patched."""
+
+    @property
+    def register_neurons(self) -> tuple[RegisterNeuron, ...]:
+        """Strongest first."""
+        ...
+
+    @property
+    def shift_value(self) -> str:
+        """What the registers get."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, that the neurons were found at."""
+        ...
 
 
 def published_register_neurons(name_or_path: str) -> tuple[RegisterNeuron, ...]:
@@ -38,7 +62,7 @@ def published_register_neurons(name_or_path: str) -> tuple[RegisterNeuron, ...]:
 
 def add_test_time_registers(
     model: PreTrainedModel,
-    register_neurons: Iterable[RegisterNeuron | Sequence[int]] | None = None,
+    register_neurons: FoundNeurons | Iterable[RegisterNeuron | Sequence[int]] | None = None,
     *,
     num_test_time_registers: int | None = None,
     shift_value: str | None = None,
@@ -46,22 +70,21 @@ def add_test_time_registers(
     shift_scale: float | None = None,
     output_registers: bool = False,
     base_model_revision: str | None = None,
-    calibrated_image_size: tuple[int, int] | None = None,
-) -> PreTrainedModel:
+) -> Any:
     """A patched model with the given model's weights, shared, not copied. The given model stays as it was.
 
     Args:
-        model: a stock transformers ViT, with or without a head, or a patched one, whose neurons are replaced.
-        register_neurons: `RegisterNeuron`s or `[layer, neuron]` pairs, strongest first; `None` takes the published
-            ones for `model.name_or_path`, with the options they were published with.
+        model: a stock transformers model with a vision tower of a known family in it, bare, with a head or inside
+            another model; or a patched one, whose neurons are replaced.
+        register_neurons: a `CalibrationResult`, with the options that it was found with; `RegisterNeuron`s or
+            `[layer, neuron]` pairs, strongest first; `None` takes the published ones for `model.name_or_path`, with
+            the options they were published with.
         num_test_time_registers: extra tokens, 1 by default; 0 gives the base model's outputs.
         shift_value: `"per_neuron"` (default) or `"per_layer"`.
         shift_fill: `"zero"` (default), `"mean"`, `"outliers"` or `"keep"`.
         shift_scale: factor on the moved value, 1 by default; 0 zeroes the neurons without moving them.
         output_registers: keep the registers in `hidden_states`, `attentions` and a bare model's `last_hidden_state`.
         base_model_revision: commit that the base model was loaded from, for the record.
-        calibrated_image_size: height and width, in pixels, that the neurons were found at; one much larger or smaller
-            is warned of.
 
     Returns:
         The patched twin of the model's class: same dtype, device, mode and attention implementation.
@@ -69,12 +92,17 @@ def add_test_time_registers(
     Raises:
         ValueError: unsupported class, no published neurons, or neurons that this model does not have.
     """
-    cls: Any = patched_class(model)
+    cls = patched_class(model)
     options: dict[str, Any] = dict(_DEFAULTS)
+    calibrated_patches = None
     if register_neurons is None:
         register_neurons = published_register_neurons(str(model.name_or_path))
         known = known_checkpoint(str(model.name_or_path))
         options |= known.options.settings() if known else {}
+    elif isinstance(register_neurons, FoundNeurons):
+        found, register_neurons = register_neurons, register_neurons.register_neurons
+        options["shift_value"] = found.shift_value
+        calibrated_patches = _num_patches(model, found.image_size)
     given = {
         "num_test_time_registers": num_test_time_registers,
         "shift_value": shift_value,
@@ -82,35 +110,49 @@ def add_test_time_registers(
         "shift_scale": shift_scale,
     }
     options |= {name: value for name, value in given.items() if value is not None}
-
-    base_config = model.config
-    fields = {name: value for name, value in base_config.to_dict().items() if name not in _OF_THE_BASE}
-    fields |= options
-    fields["register_neurons"] = [_as_pair(neuron) for neuron in register_neurons]
-    fields["output_registers"] = output_registers
-    fields["calibrated_patches"] = None
-    if calibrated_image_size is not None:
-        sides = zip(calibrated_image_size, inner_layout(model).patch_size, strict=True)
-        fields["calibrated_patches"] = math.prod(pixels // patch for pixels, patch in sides)
+    options |= {"output_registers": output_registers, "calibrated_patches": calibrated_patches}
+    options["register_neurons"] = [_as_pair(neuron) for neuron in register_neurons]
     if not isinstance(model, TTRegModelMixin):
-        fields["base_model_name_or_path"] = model.name_or_path or None
-        fields["base_model_revision"] = base_model_revision
+        options["base_model_name_or_path"] = model.name_or_path or None
+        options["base_model_revision"] = base_model_revision
+    return _patched(model, cls, _patched_config(model.config, cls.config_class, options))
+
+
+def shared_copy(model: Module, instead: Mapping[int, Any] | None = None) -> Module:
+    """A copy of a model's modules, hooks and config around the same parameters and buffers.
+
+    Args:
+        model: to copy; it stays as it is.
+        instead: by the `id` of an object inside the model, what the copy holds in its place.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, {**shared, **(instead or {})})
+
+
+def _patched_config(base: Any, config_class: Any, options: dict[str, Any]) -> Any:
+    """The base model's fields with these on top; towers keep their attention implementations.
+
+    Raises:
+        ValueError: a field that the config refuses.
+    """
+    fields = {name: value for name, value in base.to_dict().items() if name not in _OF_THE_BASE}
     try:
-        config = cls.config_class(**fields)
+        config = config_class(**{**fields, **options})
     except StrictDataclassError as error:  # not a ValueError, though its cause is one
         raise ValueError(str(error.__cause__ or error)) from error
-    config._name_or_path = model.name_or_path
-    config._attn_implementation = base_config._attn_implementation
-    towers = {name: getattr(base_config, name) for name in base_config.sub_configs}
-    for name, tower in towers.items():
+    config._name_or_path = base._name_or_path
+    config._attn_implementation = base._attn_implementation
+    for name, tower in _towers(base).items():
         getattr(config, name)._attn_implementation = tower._attn_implementation
+    return config
 
+
+def _patched(model: Any, cls: Any, config: Any) -> Any:
     with torch.device("meta"):
         patched = cls(config)  # for all that the constructor registers about its class
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    configs = {id(base_config): config} | {id(tower): getattr(config, name) for name, tower in towers.items()}
-    twin = copy.deepcopy(model, {**shared, **configs})
-    patched.__dict__.update(twin.__dict__)
+    configs = {id(model.config): config}
+    configs |= {id(tower): getattr(config, name) for name, tower in _towers(model.config).items()}
+    patched.__dict__.update(shared_copy(model, configs).__dict__)
     if isinstance(model, TTRegModelMixin):
         patched.place_register_neurons()
     else:
@@ -118,5 +160,24 @@ def add_test_time_registers(
     return patched
 
 
-def _as_pair(neuron: RegisterNeuron | Sequence[int]) -> list[int]:
-    return [neuron.layer, neuron.neuron] if isinstance(neuron, RegisterNeuron) else list(neuron)
+def _towers(config: Any) -> dict[str, Any]:
+    found = {name: getattr(config, name, None) for name in config.sub_configs}
+    return {name: tower for name, tower in found.items() if tower is not None}
+
+
+def _num_patches(model: Any, image_size: tuple[int, int]) -> int:
+    trunk = model.get_submodule(trunk_names(model)[0])
+    sides = zip(image_size, layout_of_trunk(trunk).patch_size, strict=True)
+    return math.prod(pixels // patch for pixels, patch in sides)
+
+
+def _as_pair(neuron: RegisterNeuron | Sequence[int]) -> list[Any]:
+    return [neuron.layer, neuron.neuron] if isinstance(neuron, RegisterNeuron) else list(map(_as_index, neuron))
+
+
+def _as_index(index: Any) -> Any:
+    """An `int` of what numpy and torch call one; what is no whole number is left for the config to refuse."""
+    try:
+        return index if isinstance(index, bool) else operator.index(index)
+    except TypeError:
+        return index

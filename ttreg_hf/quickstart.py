@@ -3,7 +3,6 @@
 inspect -> calibrate -> apply -> save -> load again through `AutoModel` -> verify -> pictures.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,27 @@ from torch import Tensor
 from transformers import AutoModel, BitImageProcessorPil
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.calibration_run import inspect_norms
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.driver import Progress, calibrate, inspect_norms, silent
-from ttreg_hf.checkpoint import save_checkpoint
-from ttreg_hf.photographs import load_photographs, photograph_paths
+from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.data_source import DataSource
+from ttreg_hf.images.photographs import load_photographs, photographs_to_picture
+from ttreg_hf.images.progress import Progress, Say, silent
+from ttreg_hf.pictures.numbers import percent
+from ttreg_hf.pictures.picture_files import write_before_after
 from ttreg_hf.planted import PlantedModel, planted_model
-from ttreg_hf.report.folder import REPORT_FILE, write_report
-from ttreg_hf.report.switch import record_switch
-from ttreg_hf.report.switch_file import save_switch
-from ttreg_hf.visualizing import write_before_after
+from ttreg_hf.publishing.checkpoint import save_checkpoint
+from ttreg_hf.register_neuron import RegisterNeuron
+from ttreg_hf.report.calibration_folder import REPORT_FILE, calibrate_to_folder
 from ttreg_hf.writing import whole_directory
 
 CAPTION = "Planted toy ViT: it shows the mechanism, not the benefit."
 _SIZE, _PATCH_SIZE = 224, 14
-_PICTURED = ("cat", "coffee", "rocket")
 
 
 def run_quickstart(
-    output: str | Path, *, overwrite: bool = False, say: Callable[[str], None] = print, progress: Progress = silent
+    output: str | Path, *, overwrite: bool = False, say: Say = print, progress: Progress = silent
 ) -> dict[str, Any]:
     """Run the chain and write `base/`, `calibration/`, `checkpoint/` and `pictures/` below `output`.
 
@@ -48,83 +49,93 @@ def run_quickstart(
         RuntimeError: the loaded checkpoint gives other outputs than the model that was saved.
     """
     with whole_directory(output, overwrite=overwrite) as folder:
-        return _run(folder, Path(output), say, progress)
-
-
-def _run(folder: Path, output: Path, say: Callable[[str], None], progress: Progress) -> dict[str, Any]:
-    processor = BitImageProcessorPil(
-        size={"shortest_edge": _SIZE}, crop_size={"height": _SIZE, "width": _SIZE}, do_center_crop=True
-    )
-    photographs = load_photographs()
-    images = [*photographs, *(corner for photograph in photographs for corner in _corners(photograph))]
-    planted = _plant_and_save(folder / "base", images, processor)
-    say(f"base         planted toy DINOv2, {_listed(planted.register_neurons)} wired in as register neurons")
-
-    config = CalibrationConfig(num_images=len(images), batch_size=16)
-    norms = inspect_norms(planted.model, images, config=config, processor=processor, progress=progress)
-    say(
-        f"inspect      block {norms.detection_layer}: median patch norm {norms.median[norms.detection_layer]:.1f}, "
-        f"max {norms.max[norms.detection_layer]:.1f}; outliers (above {norms.norm_threshold:.1f}) begin at block "
-        f"{norms.first_outlier_layer}, in {norms.images_with_outliers:.0%} of {norms.num_images} images"
-    )
-
-    name = f"{len(photographs)} bundled photographs and {len(images) - len(photographs)} crops of them"
-    result = calibrate(planted.model, images, config=config, processor=processor, images_name=name, progress=progress)
-    result.save(folder / "calibration")
-    batches = ImageBatches(
-        images, processor, num_images=len(images), batch_size=config.batch_size or 1, device=planted.model.device
-    )
-    save_switch(record_switch(planted.model, batches, result, note=CAPTION), folder / "calibration")
-    write_report(folder / "calibration", result)
-    found = {(neuron.layer, neuron.neuron) for neuron in result.register_neurons}
-    truth = {(neuron.layer, neuron.neuron) for neuron in planted.register_neurons}
-    say(
-        f"calibrate    found {_listed(result.register_neurons)}: {len(found & truth)} of {len(truth)} planted, "
-        f"{len(found - truth)} others; verdict {result.verdict}"
-    )
-
-    patched = add_test_time_registers(
-        planted.model,
-        result.register_neurons,
-        shift_value=result.shift_value,
-        calibrated_image_size=result.provenance.image_size,
-    )
-    save_checkpoint(patched, folder / "checkpoint", processor=processor, calibration=result)
-    loaded = AutoModel.from_pretrained(folder / "checkpoint").eval()
-    _check_same_outputs(patched, loaded, planted.sample[:4])
-    say("apply        saved, loaded again through AutoModel, outputs equal")
-
-    verification = result.verification
-    if verification is not None:
-        say(
-            f"verify       outlier patches {verification.outlier_fraction_before:.2%} -> "
-            f"{verification.outlier_fraction_after:.2%}, cosine of the CLS feature to the base model "
-            f"{verification.feature_similarity:.4f}"
+        processor = BitImageProcessorPil(
+            size={"shortest_edge": _SIZE}, crop_size={"height": _SIZE, "width": _SIZE}, do_center_crop=True
         )
-
-    pictured = [path for path in photograph_paths() if path.stem in _PICTURED]
-    pictures = write_before_after(
-        planted.model,
-        loaded,
-        pictured,
-        processor,
-        folder / "pictures",
-        detection_layer=norms.detection_layer,
-        norm_threshold=norms.norm_threshold,
-        caption=CAPTION,
-    )
+        named = _photographs_and_crops()
+        planted = _plant_and_save(folder / "base", named.images, processor)
+        say(f"base         planted toy DINOv2, {_listed(planted.register_neurons)} wired in as register neurons")
+        _inspect(planted, named, processor, say, progress)
+        result = _calibrate(planted, named, folder / "calibration", processor, say, progress)
+        loaded = _apply(planted, result, folder / "checkpoint", processor, say)
+        pictures = write_before_after(
+            planted.model,
+            loaded,
+            photographs_to_picture(),
+            processor,
+            folder / "pictures",
+            detection_layer=result.norms.detection_layer,
+            norm_threshold=result.norms.norm_threshold,
+            caption=CAPTION,
+        )
+    output = Path(output)
     for part in ("base", "calibration", "checkpoint", "pictures"):
         say(f"{'wrote' if part == 'base' else '':<13}{output / part}")
     say(f"{'open':<13}{output / 'calibration' / REPORT_FILE}")
     say("The toy shows the mechanism, not the benefit: its features are random. Next: ttreg inspect MODEL")
     return {
-        "planted": sorted(truth),
-        "found": sorted(found),
+        "planted": sorted(map(_pair, planted.register_neurons)),
+        "found": sorted(map(_pair, result.register_neurons)),
         "verdict": result.verdict,
         "calibration": result.to_dict(),
         "output": str(output),
         "pictures": [str(output / "pictures" / picture.name) for picture in pictures],
     }
+
+
+def _photographs_and_crops() -> NamedImages:
+    photographs = load_photographs()
+    crops = [corner for photograph in photographs for corner in _corners(photograph)]
+    description = f"{len(photographs)} bundled photographs and {len(crops)} crops of them"
+    return NamedImages([*photographs, *crops], DataSource(description=description))
+
+
+def _inspect(planted: PlantedModel, named: NamedImages, processor: Any, say: Say, progress: Progress) -> None:
+    config = CalibrationConfig(num_images=len(named.images))
+    norms = inspect_norms(planted.model, named, config=config, processor=processor, progress=progress)
+    block = norms.detection_layer
+    say(
+        f"inspect      block {block}: median patch norm {norms.median[block]:.1f}, max {norms.max[block]:.1f}; "
+        f"outliers (above {norms.norm_threshold:.1f}) begin at block {norms.first_outlier_layer}, in "
+        f"{norms.images_with_outliers:.0%} of {norms.num_images} images"
+    )
+
+
+def _calibrate(
+    planted: PlantedModel, named: NamedImages, directory: Path, processor: Any, say: Say, progress: Progress
+) -> CalibrationResult:
+    result = calibrate_to_folder(
+        planted.model,
+        named,
+        directory,
+        config=CalibrationConfig(num_images=len(named.images)),
+        processor=processor,
+        note=CAPTION,
+        progress=progress,
+    )
+    found, truth = set(map(_pair, result.register_neurons)), set(map(_pair, planted.register_neurons))
+    say(
+        f"calibrate    found {_listed(result.register_neurons)}: {len(found & truth)} of {len(truth)} planted, "
+        f"{len(found - truth)} others; verdict {result.verdict}"
+    )
+    return result
+
+
+def _apply(planted: PlantedModel, result: CalibrationResult, directory: Path, processor: Any, say: Say) -> Any:
+    """Patch, save, and load again as others do."""
+    patched = add_test_time_registers(planted.model, result)
+    save_checkpoint(patched, directory, processor=processor, calibration=result)
+    loaded = AutoModel.from_pretrained(directory).eval()
+    _check_same_outputs(patched, loaded, planted.sample[:4])
+    say("apply        saved, loaded again through AutoModel, outputs equal")
+    found = result.verification
+    if found is not None:
+        say(
+            f"verify       outlier patches {percent(found.outlier_fraction_before)} -> "
+            f"{percent(found.outlier_fraction_after)}, cosine of the CLS feature to the base model "
+            f"{found.feature_similarity:.4f}"
+        )
+    return loaded
 
 
 def _plant_and_save(directory: Path, images: list[Image.Image], processor: Any) -> PlantedModel:
@@ -159,6 +170,10 @@ def _check_same_outputs(saved: Any, loaded: Any, pixel_values: Tensor) -> None:
             "The loaded checkpoint must give the outputs of the model that was saved, but differs by "
             f"{difference:.2e}. Please report it with the output of `ttreg env`."
         )
+
+
+def _pair(neuron: RegisterNeuron) -> tuple[int, int]:
+    return neuron.layer, neuron.neuron
 
 
 def _listed(neurons: Any) -> str:

@@ -1,17 +1,14 @@
-"""One gallery of images for all tests, and launches of several processes."""
+"""Launches of several processes."""
 
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from gallery import Gallery
 from launching import torchrun
-
-from .brief import verify_briefly
-from .gallery import Gallery, make_gallery, make_spoilt
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -21,23 +18,6 @@ def _no_progress_bars() -> Iterator[None]:
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def brief_verification() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        verify_briefly(patch)
-        yield
-
-
-@pytest.fixture(scope="session")
-def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
-    return make_gallery(tmp_path_factory.mktemp("gallery"))
-
-
-@pytest.fixture(scope="session")
-def spoilt(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_spoilt(gallery, tmp_path_factory.mktemp("spoilt"))
 
 
 @pytest.fixture(scope="session")

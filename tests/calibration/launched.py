@@ -11,21 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 from accelerate import Accelerator
+from brief import calibrate_briefly
+from gallery import Gallery, named
 
-from ttreg_hf.calibration import batches as batches_module
-from ttreg_hf.calibration.batches import ImageBatches
 from ttreg_hf.calibration.config import RunConfig
-from ttreg_hf.calibration.driver import calibrate
-from ttreg_hf.calibration.images import open_images
-from ttreg_hf.calibration.processes import Processes
-from ttreg_hf.calibration.resuming import StateStore
+from ttreg_hf.calibration.run_state import StateStore
 from ttreg_hf.cli import main
+from ttreg_hf.images import batches as batches_module
+from ttreg_hf.images.batches import ImageBatches
+from ttreg_hf.images.image_source import open_images
+from ttreg_hf.images.processes import Processes
 from ttreg_hf.loading import load_model, load_processor
-
-from .brief import verify_briefly
-from .gallery import Gallery
 
 
 class Broken(Exception):
@@ -33,7 +30,6 @@ class Broken(Exception):
 
 
 def run_tasks(path: Path) -> None:
-    verify_briefly(pytest.MonkeyPatch())
     described = json.loads(path.read_text())
     gallery = Gallery(Path(described["root"]), Path(described["model"]), described["norm_threshold"])
     for task in described["tasks"]:
@@ -60,14 +56,13 @@ def _calibrate(
         StateStore.save = _breaking(break_at)
     said: list[str] = []
     try:
-        result = calibrate(
+        result = calibrate_briefly(
             load_model(str(gallery.model)),
-            images or gallery.images(kind),
+            named(images or gallery.images(kind)),
             config=gallery.config(**config or {}),
             processor=load_processor(str(gallery.model)),
             accelerator=accelerator,
             run=RunConfig(**run),
-            images_name="the gallery",
             say=said.append,
         )
     except Broken:

@@ -4,25 +4,26 @@ import pytest
 import torch
 from families import images
 
-from ttreg_hf.calibration.batches import Batch
 from ttreg_hf.calibration.candidates import rank_by_contrast
-from ttreg_hf.calibration.outliers import OutlierRule
-from ttreg_hf.calibration.recording import Recorder
-from ttreg_hf.families import inner_layout
+from ttreg_hf.images.batches import Batch
+from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import planted_model, synthetic_images
 from ttreg_hf.register_neuron import RegisterNeuron
 
 
 @torch.no_grad()
 def test_figures_are_means_over_the_images_that_have_an_outlier(bare_case):
-    model, layout = bare_case.stock_model(), inner_layout(bare_case.stock_model())
-    with Recorder(model, (0, 1)) as recorder:
+    tower = VisionTower.of(bare_case.stock_model())
+    layout = tower.layout
+    with Recorder(tower, (0, 1)) as recorder:
         recording = recorder(images(5))
     norms_BN = recording.norms_LBT[2, :, layout.patches]
     rule = OutlierRule(2, float(norms_BN.quantile(0.9)))
     neurons = [RegisterNeuron(layer, place, 1.0) for layer, place in ((1, 3), (0, 5), (1, 0))]
     parts = [Batch(part, (0,) * len(part)) for part in images(5).split(2)]
-    found = rank_by_contrast(model, parts, rule, neurons)
+    found = rank_by_contrast(tower, parts, rule, neurons)
     assert list(found) == sorted(found, key=lambda c: (c.fires_everywhere, -c.contrast))
     for candidate in found:
         neuron = candidate.register_neuron
@@ -44,7 +45,10 @@ def test_a_neuron_that_fires_everywhere_comes_after_those_that_fire_on_outliers(
     loud = RegisterNeuron(2, 0, 1e4)
     batches = [Batch(synthetic_images(8, seed=3), tuple(range(8)))]
     found = rank_by_contrast(
-        planted.model, batches, OutlierRule(4, planted.norm_threshold), [loud, *planted.register_neurons]
+        VisionTower.of(planted.model),
+        batches,
+        OutlierRule(4, planted.norm_threshold),
+        [loud, *planted.register_neurons],
     )
     assert {c.register_neuron for c in found[:2]} == set(planted.register_neurons)
     assert found[2].consistency == 0.0 == found[2].sparsity
@@ -63,7 +67,7 @@ def test_a_neuron_that_fires_everywhere_comes_last_whatever_its_contrast():
     batches = [Batch(synthetic_images(8, seed=3), tuple(range(8)))]
     rule = OutlierRule(4, planted.norm_threshold)
     *first, last = rank_by_contrast(
-        planted.model, batches, rule, [RegisterNeuron(2, hot, 1e6), *planted.register_neurons]
+        VisionTower.of(planted.model), batches, rule, [RegisterNeuron(2, hot, 1e6), *planted.register_neurons]
     )
     assert last.register_neuron.neuron == hot
     assert last.fires_everywhere
@@ -74,5 +78,5 @@ def test_a_neuron_that_fires_everywhere_comes_last_whatever_its_contrast():
 def test_without_outliers_all_is_zero():
     planted = planted_model()
     batches = [Batch(synthetic_images(2, seed=3), (0, 1))]
-    found = rank_by_contrast(planted.model, batches, OutlierRule(4, 1e9), planted.register_neurons)
+    found = rank_by_contrast(VisionTower.of(planted.model), batches, OutlierRule(4, 1e9), planted.register_neurons)
     assert {(c.contrast, c.consistency) for c in found} == {(0.0, 0.0)}

@@ -5,17 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from brief import calibrate_briefly
 from families import BARE_CASES, images
 
 from ttreg_hf.calibration.config import CalibrationConfig, RunConfig
 from ttreg_hf.calibration.convergence import Convergence, convergence, is_stable, milestones
-from ttreg_hf.calibration.driver import calibrate
-from ttreg_hf.calibration.scores import ScoreStatistics
+from ttreg_hf.measuring.neuron_scores import ScoreStatistics
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 
-from .test_driver import _explicit
-
-pytestmark = pytest.mark.usefixtures("brief_verification")
+from .test_calibration_run import _explicit
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,9 @@ def planted() -> PlantedModel:
 
 def _calibrate(planted: PlantedModel, count: int, *, config: dict[str, Any] | None = None, **options: Any) -> Any:
     fields = {"num_images": count, "batch_size": 16, "first_layer": 0, "top_k": 2, **(config or {})}
-    return calibrate(planted.model, synthetic_images(72, seed=5), config=_explicit(planted, **fields), **options)
+    return calibrate_briefly(
+        planted.model, synthetic_images(72, seed=5), config=_explicit(planted, **fields), **options
+    )
 
 
 def test_the_curve_of_a_run_is_recorded(planted):
@@ -94,7 +94,7 @@ def test_a_point_of_the_curve_is_what_a_run_of_so_many_images_finds(planted):
 
 def test_the_curve_of_a_short_stream_ends_with_its_images(planted):
     assert _calibrate(planted, 500, config={"batch_size": 7}).convergence.num_images == (16, 32, 64, 72)
-    short = calibrate(planted.model, synthetic_images(9, seed=5), config=_explicit(planted, num_images=500))
+    short = calibrate_briefly(planted.model, synthetic_images(9, seed=5), config=_explicit(planted, num_images=500))
     assert short.convergence.num_images == (9,)
 
 
@@ -127,6 +127,6 @@ def test_early_stop_ends_at_the_first_stable_place(planted):
 def test_early_stop_goes_on_while_the_halves_differ():
     """A random model on noise: which neurons are best is chance."""
     config = CalibrationConfig(num_images=72, norm_threshold=1e-6, last_layer=2, top_k=30, batch_size=16)
-    found = calibrate(BARE_CASES[0].stock_model(), images(72), config=config, run=RunConfig(early_stop=True))
+    found = calibrate_briefly(BARE_CASES[0].stock_model(), images(72), config=config, run=RunConfig(early_stop=True))
     assert found.provenance.images_scored == 72
     assert min(found.convergence.overlap_of_halves[:2]) < 0.95

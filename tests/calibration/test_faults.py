@@ -9,21 +9,21 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from brief import calibrate_briefly
+from gallery import Gallery, named, spoil
 from PIL import Image
 
-from ttreg_hf.calibration.batches import Batch, ImageBatches
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.calibration_run import inspect_norms
 from ttreg_hf.calibration.config import RunConfig
-from ttreg_hf.calibration.driver import calibrate, inspect_norms
-from ttreg_hf.calibration.images import open_images, to_pil
-from ttreg_hf.calibration.recording import Recorder, Recording
-from ttreg_hf.calibration.result import CalibrationResult
 from ttreg_hf.cli import main
+from ttreg_hf.images.batches import Batch, ImageBatches
+from ttreg_hf.images.decoder import to_pil
+from ttreg_hf.images.image_source import open_images
 from ttreg_hf.loading import load_model, load_processor
+from ttreg_hf.measuring.recorder import Recorder, Recording
 
-from .gallery import Gallery, spoil
 from .test_processes import assert_same, calibrate_alone
-
-pytestmark = pytest.mark.usefixtures("brief_verification")
 
 SHARE = 0.5
 
@@ -193,10 +193,8 @@ def test_out_of_memory_halves_the_batches_from_then_on(gallery, little_memory, b
     tried, said = little_memory(4), []
     model, processor = load_model(str(gallery.model)), load_processor(str(gallery.model))
     settings = gallery.config(batch_size=batch_size)
-    found = calibrate(
-        model, gallery.images("folder"), config=settings, processor=processor, images_name="the gallery",
-        say=said.append,
-    )  # fmt: skip
+    images = named(gallery.images("folder"))
+    found = calibrate_briefly(model, images, config=settings, processor=processor, say=said.append)
     assert_same(found, expected)
     halves = {16: [16, 8], 13: [13, 6]}[batch_size]
     assert said == [f"out of memory with {size} images at once, going on with {size // 2}" for size in halves]

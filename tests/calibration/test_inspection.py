@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.inspection import Inspection, inspect
-from ttreg_hf.calibration.norms import NormStatistics
-from ttreg_hf.calibration.outliers import Content, OutlierRule
-from ttreg_hf.calibration.patch_norms import PatchNorms
+from ttreg_hf.measuring.norms import NormStatistics
+from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
+from ttreg_hf.measuring.patch_norms import PatchNorms
 
 LAYERS, IMAGES, PATCHES = 6, 40, 64
 

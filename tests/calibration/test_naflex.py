@@ -4,20 +4,18 @@ import copy
 
 import pytest
 import torch
+from brief import calibrate_briefly
 from PIL import Image
 from transformers import Siglip2ImageProcessorPil
 
-from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.calibration_run import inspect_norms
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.driver import calibrate, inspect_norms
-from ttreg_hf.calibration.images import to_pixel_values
-from ttreg_hf.calibration.recording import Recorder
-from ttreg_hf.families import blocks_of, image_inputs
-from ttreg_hf.maps import image_maps
-from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.images.batches import ImageBatches
+from ttreg_hf.images.pixel_values import to_pixel_values
+from ttreg_hf.measuring.image_maps import image_maps, neuron_maps
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
-
-pytestmark = pytest.mark.usefixtures("brief_verification")
 
 SIZES = [(112, 112), (112, 70), (56, 112), (84, 98)]  # height and width; a patch has 14 pixels
 COUNT = 12
@@ -54,7 +52,7 @@ def test_an_image_comes_out_of_the_processor_as_it_went_in_and_goes_into_the_mod
     given = processor()(images=photo, return_tensors="pt")
     count = int(given["pixel_attention_mask"].sum())
     assert count < 64
-    seen = image_inputs(planted.model, to_pixel_values(photo, processor())[None])
+    seen = VisionTower.of(planted.model).inputs(to_pixel_values(photo, processor())[None])
     assert torch.equal(seen["spatial_shapes"], given["spatial_shapes"])
     assert torch.equal(seen["pixel_values"], given["pixel_values"][:, :count])
     assert (seen["pixel_attention_mask"] == 1).all()
@@ -66,9 +64,9 @@ def padded_norms_and_scores(planted, photographs):
     """By the processor's own padded batch and its mask: what `calibrate` should find, one image at a time."""
     given = processor(do_resize=False)(images=photographs, return_tensors="pt")
     acts = {}
-    for layer, block in enumerate(blocks_of(planted.model)[:4]):
+    for layer, projection in enumerate(VisionTower.of(planted.model).down_projections[:4]):
         keep = lambda module, args, layer=layer: acts.__setitem__(layer, args[0])  # noqa: E731
-        acts[f"handle {layer}"] = down_projection(block).register_forward_pre_hook(keep)
+        acts[f"handle {layer}"] = projection.register_forward_pre_hook(keep)
     with torch.no_grad():
         states = planted.model(**given, output_hidden_states=True).hidden_states
     for layer in range(4):
@@ -86,7 +84,7 @@ def padded_norms_and_scores(planted, photographs):
 
 @pytest.mark.parametrize("batch_size", [1, 5, COUNT])
 def test_calibrating_finds_what_was_planted_however_images_are_batched(planted, photographs, batch_size):
-    result = calibrate(
+    result = calibrate_briefly(
         planted.model, photographs, processor=processor(do_resize=False), config=config(planted, batch_size=batch_size)
     )
     norms, scores = padded_norms_and_scores(planted, photographs)
@@ -104,7 +102,7 @@ def test_calibrating_finds_what_was_planted_however_images_are_batched(planted, 
 def test_the_filter_by_active_tokens_does_not_depend_on_the_batch(planted, photographs):
     """Its share is of an image's own tokens."""
     found = [
-        calibrate(
+        calibrate_briefly(
             planted.model,
             photographs,
             processor=processor(do_resize=False),
@@ -134,7 +132,8 @@ def test_maps_have_the_images_proportions(planted, photographs):
     neuron = planted.register_neurons[0]
     model = copy.deepcopy(planted.model).double()
     pixel_values = to_pixel_values(wide, processor(do_resize=False))[None].double()
-    (maps,) = image_maps(model, pixel_values, detection_layer=3, neuron=(neuron.layer, neuron.neuron))
+    (maps,) = image_maps(model, pixel_values, detection_layer=3)
+    (activation,) = neuron_maps(model, pixel_values, (neuron.layer, neuron.neuron))
     given = processor(do_resize=False)(images=wide, return_tensors="pt")
     with torch.no_grad():
         output = model(**(given | {"pixel_values": given["pixel_values"].double()}), output_hidden_states=True)
@@ -142,7 +141,7 @@ def test_maps_have_the_images_proportions(planted, photographs):
     torch.testing.assert_close(maps.patch_norms.flatten(), norms_N.float(), rtol=1e-5, atol=1e-5)
     expected_ND = output.last_hidden_state[0, :32].float()
     torch.testing.assert_close(maps.features.flatten(0, 1), expected_ND, rtol=1e-5, atol=1e-5)
-    assert maps.patch_norms.shape == maps.attention.shape == maps.neuron_activation.shape == (4, 8)
+    assert maps.patch_norms.shape == maps.attention.shape == activation.shape == (4, 8)
 
 
 def test_images_that_are_no_whole_patches_are_refused(planted):
@@ -152,6 +151,6 @@ def test_images_that_are_no_whole_patches_are_refused(planted):
 
 def test_a_recorded_feature_is_the_pooled_one_of_the_padded_image(planted, photographs):
     given = processor(do_resize=False)(images=photographs[1], return_tensors="pt")
-    with Recorder(planted.model) as recorder, torch.no_grad():
+    with Recorder(VisionTower.of(planted.model)) as recorder, torch.no_grad():
         found = recorder(to_pixel_values(photographs[1], processor(do_resize=False))[None]).feature_BD
         torch.testing.assert_close(found, planted.model(**given).pooler_output, rtol=1e-4, atol=1e-5)

@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from brief import BRIEF
+from gallery import KINDS, Gallery, named
 
-from ttreg_hf.calibration.batch_limit import say_nothing
-from ttreg_hf.calibration.config import RunConfig
-from ttreg_hf.calibration.driver import calibrate
-from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.calibration_run import calibrate
+from ttreg_hf.calibration.config import GateConfig, RunConfig
 from ttreg_hf.cli import main
+from ttreg_hf.images.progress import say_nothing
 from ttreg_hf.loading import load_model, load_processor
-
-from .gallery import KINDS, Gallery
-
-pytestmark = pytest.mark.usefixtures("brief_verification")
 
 BATCH_SIZES, WORKERS = (1, 7, None), (0, 1, 2)
 # every kind of source; batch sizes and workers alternate, so that each is met more than once
@@ -28,12 +26,23 @@ SAVE_EVERY = 6
 
 
 def calibrate_alone(
-    gallery: Gallery, *, images: Any = None, run: RunConfig | None = None, say: Any = say_nothing, **config: Any
+    gallery: Gallery,
+    *,
+    images: Any = None,
+    gate: GateConfig = BRIEF,
+    run: RunConfig | None = None,
+    say: Any = say_nothing,
+    **config: Any,
 ) -> CalibrationResult:
-    model, processor = load_model(str(gallery.model)), load_processor(str(gallery.model))
-    images = gallery.images("folder") if images is None else images
-    settings = gallery.config(**config)
-    return calibrate(model, images, config=settings, processor=processor, run=run, images_name="the gallery", say=say)
+    return calibrate(
+        load_model(str(gallery.model)),
+        named(gallery.images("folder") if images is None else images),
+        config=gallery.config(**config),
+        processor=load_processor(str(gallery.model)),
+        gate=gate,
+        run=run,
+        say=say,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +152,7 @@ class Broken(Exception):
 
 def break_after(gallery: Gallery, place: int, state: Path, **config: Any) -> None:
     """A run of one process that ends when the state of a place has been saved."""
-    from ttreg_hf.calibration.resuming import StateStore
+    from ttreg_hf.calibration.run_state import StateStore
 
     def save_and_break(store: StateStore, run_state: Any) -> None:
         save(store, run_state)
@@ -238,7 +247,8 @@ def test_only_the_first_process_prints_and_writes(by_two, desk, gallery):
     assert sum(line.startswith("verdict: fixed") for line in lines) == 1
     files = {str(file) for file in (desk / "2 command").rglob("*") if file.is_file()}
     assert sorted(line.removeprefix("wrote ") for line in lines if line.startswith("wrote ")) == sorted(files)
-    assert_same(CalibrationResult.load(desk / "2 command"), calibrate_alone(gallery, num_images=40))
+    expected = calibrate_alone(gallery, num_images=40, gate=GateConfig())
+    assert_same(CalibrationResult.load(desk / "2 command"), expected)
 
 
 def test_three_processes_equal_one(by_three, desk, alone):
@@ -250,14 +260,14 @@ def test_three_processes_equal_one(by_three, desk, alone):
     assert shares == [[3, list(range(rank, 20, 3))] for rank in range(3)]
 
 
-def test_a_killed_launch_is_resumed_with_the_unbroken_result(by_three, desk, gallery, alone, capsys):
+def test_a_killed_launch_is_resumed_with_the_unbroken_result(by_three, desk, gallery, capsys):
     """The second of three processes gets SIGKILL; one process goes on."""
     assert by_three.returncode != 0
     assert "SIGKILL" in by_three.stderr
     assert [path.name for path in (desk / "killed").iterdir()] == ["c.state"]
     assert main([*to_be_killed(gallery, desk), "--resume"]) == 0
     assert "\nresumed after 12 images\n" in capsys.readouterr().out
-    assert_same(CalibrationResult.load(desk / "killed" / "c"), alone)
+    assert_same(CalibrationResult.load(desk / "killed" / "c"), calibrate_alone(gallery, gate=GateConfig()))
     assert [path.name for path in (desk / "killed").iterdir()] == ["c"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import BitImageProcessorPil
 
 from ttreg_hf.cli import main
-from ttreg_hf.photographs import load_photographs
+from ttreg_hf.images.photographs import load_photographs
 from ttreg_hf.planted import planted_model
 
 SIZE = 112
@@ -75,12 +75,12 @@ def known(base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes the stock checkpoint a known one, with fields of our choice."""
     import dataclasses
 
-    from ttreg_hf.known_checkpoints import known_checkpoint
+    from ttreg_hf.known.checkpoints import known_checkpoint
 
     def make_known(**fields: object) -> None:
         template = known_checkpoint("facebook/dinov2-large")
         entry = dataclasses.replace(template, base_model=str(base), **fields)
-        for module in ("applying", "cli.opening", "cli.visualizing", "calibration.sources"):
+        for module in ("applying", "cli.inputs", "cli.visualize_command", "images.data_sets"):
             monkeypatch.setattr(f"ttreg_hf.{module}.known_checkpoint", {str(base): entry}.get)
 
     return make_known

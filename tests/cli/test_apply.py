@@ -6,8 +6,8 @@ import shutil
 import pytest
 from transformers import AutoModel
 
-from ttreg_hf.photographs import photograph_paths
-from ttreg_hf.publications import PublishedOptions
+from ttreg_hf.images.photographs import photograph_paths
+from ttreg_hf.known.known_checkpoint import PublishedOptions
 
 from .conftest import run, succeed
 

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.photographs import photograph_paths
-from ttreg_hf.publications import Recipe
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.images.photographs import photograph_paths
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.known.known_checkpoint import Recipe
 
 from .conftest import run, succeed
 
@@ -27,7 +29,8 @@ def test_calibrate_writes_its_files_and_says_what_comes_next(base, calibration, 
     assert result.verdict == "fixed"
     assert {neuron.layer for neuron in result.register_neurons} == {2}
     for expected in (
-        "images: the bundled photographs (7)", "verdict: fixed", "in-sample", "outlier patches", "feature similarity",
+        "images: the bundled photographs (7)", "verdict: fixed", "in-sample", "outlier patches",
+        "cosine of the pooled feature",
         f"{result.register_neurons[0].neuron}: ", f"wrote {tmp_path / 'c' / 'calibration.json'}",
         f"Next: ttreg apply {base} --calibration {tmp_path / 'c'} --output",
     ):  # fmt: skip
@@ -72,10 +75,13 @@ def test_clean_model_is_a_result_not_a_failure(base, tmp_path):
 
 def test_other_ranks_write_nothing(base, calibration, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    result = CalibrationResult.load(calibration)
-    monkeypatch.setattr("ttreg_hf.calibration.driver.calibrate", lambda *args, **options: result)
+    result, end = CalibrationResult.load(calibration), []
+    accelerator = SimpleNamespace(device="cpu", is_main_process=False, end_training=lambda: end.append(True))
+    monkeypatch.setattr(Processes, "launched", lambda device=None: Processes(1, 2, accelerator))
+    monkeypatch.setattr("ttreg_hf.report.calibration_folder.calibrate", lambda *args, **options: result)
     ended = succeed("calibrate", base, "--output", tmp_path / "c")
     assert (ended.out, ended.err) == ("", "")
+    assert end == [True]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,7 +93,7 @@ def interrupt_after_half(self, directory: Path) -> None:
 @pytest.mark.parametrize("before", [None, "old"])
 def test_interrupt_while_writing_leaves_what_was_there_before(base, calibration, tmp_path, monkeypatch, before):
     result = CalibrationResult.load(calibration)
-    monkeypatch.setattr("ttreg_hf.calibration.driver.calibrate", lambda *args, **options: result)
+    monkeypatch.setattr("ttreg_hf.report.calibration_folder.calibrate", lambda *args, **options: result)
     monkeypatch.setattr(CalibrationResult, "save", interrupt_after_half)
     if before:
         (tmp_path / "c").mkdir()

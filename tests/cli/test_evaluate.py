@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from benchmarks.composites import build_composites
 from PIL import Image, ImageDraw
 
 from ttreg_hf.cli.app import app
-from ttreg_hf.cli.evaluating import _FIELDS, BoxFormat, TaskName
-from ttreg_hf.evaluation.composites import build_composites
+from ttreg_hf.cli.evaluate_command import _FIELDS, BoxFormat, TaskName
+from ttreg_hf.evaluation.ground_truth import BOX_FORMATS
 from ttreg_hf.evaluation.tasks import TASKS
-from ttreg_hf.evaluation.truth import BOX_FORMATS
 
 from .conftest import run, succeed
 
@@ -51,11 +51,13 @@ def test_the_command_line_knows_the_tasks_and_their_settings():
     assert {field for names in _FIELDS.values() for field in names} <= fields
 
 
-def test_the_commands_in_the_readme_are_valid():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").replace("\\\n", "")
+def test_the_commands_in_the_documentation_are_valid():
+    root = Path(__file__).parents[2]
+    pages = [page.read_text(encoding="utf-8") for page in (root / "README.md", root / "docs" / "evaluate.md")]
+    text = "\n".join(pages).replace("\\\n", "")
     lines = [shlex.split(line) for line in text.splitlines() if "evaluate" in line and "--task" in line]
     commands = [words[words.index("evaluate") + 1 :] for words in lines if words[0] in ("ttreg", "accelerate")]
-    assert len(commands) == 6
+    assert len(commands) == 7
     verb = typer.main.get_command(app).commands["evaluate"]
     for arguments in commands:
         assert verb.make_context("evaluate", arguments).params["dataset"]
@@ -84,7 +86,8 @@ def test_evaluate_prints_rows_and_writes_them_into_the_checkpoint(own, data, mon
     for label in ("key, layer 5", "key, layer 3", "out, layer 5", "out, layer 3"):
         assert f"CorLoc ({label}, cosine, bias -0.5)" in ended.out
     kept = json.loads((own / "evaluation.json").read_text())["evaluations"]
-    assert [(each["task"], each["dataset"], each["seed"]) for each in kept] == [("object-discovery", "set (test)", 3)]
+    assert [(each["task"], each["seed"]) for each in kept] == [("object-discovery", 3)]
+    assert (kept[0]["source"]["local"], kept[0]["source"]["split"]) == ("set", "test")
     assert "**object-discovery** on set (test)" in (own / "README.md").read_text(encoding="utf-8")
     assert str(data.parent) not in (own / "README.md").read_text(encoding="utf-8") + json.dumps(kept)
 
@@ -144,7 +147,10 @@ def test_wrong_usage_exits_2_before_anything_is_loaded(arguments, message, data)
         (("--task", "zero-shot"), "needs a model with a text tower, got Dinov2TTRegModel"),
         (("--task", "segmentation", "--image-size", "100"), "multiple of the model's patch size 14 x 14"),
         (("--task", "segmentation", "--split", "nosuch"), "`split` is one of"),
-        (("--task", "object-discovery", "--layer", "9"), "`layer` names layer 9, but this model has 6"),
+        (
+            ("--task", "object-discovery", "--layer", "9"),
+            "`layer` is a layer from -6 to 5 (this model has 6 blocks), got 9",
+        ),
     ],
 )
 def test_what_cannot_be_measured_exits_1_with_one_message(checkpoint, data, arguments, message, tmp_path):

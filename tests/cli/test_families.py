@@ -8,9 +8,9 @@ from families import TINY_TEXT
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer, Siglip2ImageProcessorPil
 
-from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.planted import planted_model, synthetic_images
-from ttreg_hf.verifying import verify_checkpoint
+from ttreg_hf.publishing.output_check import check_outputs
 
 from .conftest import SIZE, succeed
 
@@ -75,16 +75,16 @@ def test_the_checkpoint_is_loaded_by_the_lines_that_are_printed_and_verified(cha
     reads_text = "scores" in scope
     assert reads_text == ("CLIP" in type(scope["model"]).__name__)
     assert scope["scores"].shape == (1, 2) if reads_text else scope["features"].shape == (1, 64, 64)
-    assert verify_checkpoint(chain.folder / "ck") < 1e-4
+    assert check_outputs(chain.folder / "ck") < 1e-4
 
 
 def test_pictures_show_an_image_in_its_own_proportions(chain, tmp_path, monkeypatch):
-    from ttreg_hf import visualizing
+    from ttreg_hf.pictures import picture_files
 
     seen = []
-    plot = visualizing.plot_before_after
+    plot = picture_files.plot_before_after
     monkeypatch.setattr(
-        visualizing, "plot_before_after", lambda *args, **rest: seen.append(args) or plot(*args, **rest)
+        picture_files, "plot_before_after", lambda *args, **rest: seen.append(args) or plot(*args, **rest)
     )
     images = [chain.folder / "images" / f"{place:02d}.png" for place in range(1, 5)]
     neuron = "{0.layer}/{0.neuron}".format(chain.planted.register_neurons[0])

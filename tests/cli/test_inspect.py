@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from ttreg_hf.photographs import photograph_paths
+from ttreg_hf.images.photographs import photograph_paths
 
 from .conftest import NORM_THRESHOLD, succeed
 

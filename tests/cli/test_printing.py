@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from ttreg_hf.cli.printing import Printer, new_table, progress_bars
-from ttreg_hf.cli.verbs import as_verb
+from ttreg_hf.cli.command import as_verb
+from ttreg_hf.cli.printer import Printer, new_table, progress_bars
 
 BATCHES = [torch.zeros(4, 3, 2, 2), torch.zeros(3, 3, 2, 2)]
 

@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModel
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.checkpoint import save_checkpoint
+from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.loading import load_model, load_processor
+from ttreg_hf.pictures.numbers import short_number
+from ttreg_hf.publishing.checkpoint import save_checkpoint
 
 from .conftest import run, succeed
 
@@ -28,12 +29,12 @@ def test_verify_finds_a_working_checkpoint_fixed(checkpoint, calibration):
     ended = succeed("verify", checkpoint)
     for expected in (
         "images: the bundled photographs (7)", "loads without ttreg_hf and gives the recorded outputs",
-        "verdict: fixed", "outlier patches", "attention on the register", "control, zeroed", "10 random draws",
+        "verdict: fixed", "outlier patches", "attention on the register", "zeroed, not moved", "of 10 random draws",
         "in-sample",
     ):  # fmt: skip
         assert expected in ended.out, expected
     threshold = CalibrationResult.load(calibration).norms.norm_threshold
-    assert f"norm above {threshold:.1f}" in ended.out
+    assert f"norm above {short_number(threshold)}" in ended.out
     assert {path: path.stat().st_mtime_ns for path in checkpoint.rglob("*")} == before
 
 
@@ -96,7 +97,7 @@ def test_verify_refuses_a_stock_model(base):
 def test_verify_refuses_a_changed_checkpoint(checkpoint, monkeypatch):
     outputs = json.loads((checkpoint / "expected_outputs.json").read_text())["outputs"]
     outputs[next(iter(outputs))][0][0] += 10.0
-    monkeypatch.setattr("ttreg_hf.verifying.outputs_without_ttreg", lambda folder: outputs)
+    monkeypatch.setattr("ttreg_hf.publishing.output_check.outputs_without_ttreg", lambda folder: outputs)
     ended = run("verify", checkpoint)
     assert ended.code == 1
     assert "must give the outputs that were recorded" in ended.err

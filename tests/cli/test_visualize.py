@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 from transformers import AutoModel
 
-from ttreg_hf import visualizing
-from ttreg_hf.calibration.images import to_pil, to_pixel_values
+from ttreg_hf.images.decoder import to_pil
+from ttreg_hf.images.photographs import load_photographs, photograph_paths
+from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.loading import load_processor
-from ttreg_hf.photographs import load_photographs, photograph_paths
-from ttreg_hf.visualizing import picture_paths, seen_photograph, write_before_after
+from ttreg_hf.pictures import picture_files
+from ttreg_hf.pictures.picture_files import picture_paths, seen_photograph, write_before_after
 
 from .conftest import SIZE, run, succeed
 
@@ -22,13 +23,13 @@ CAT, COFFEE = (next(path for path in photograph_paths() if path.stem == name) fo
 def drawn(monkeypatch):
     """What pictures were drawn of: arguments of `plot_before_after`."""
     calls = []
-    plot = visualizing.plot_before_after
+    plot = picture_files.plot_before_after
 
     def record(*args, **options):
         calls.append((args, options))
         return plot(*args, **options)
 
-    monkeypatch.setattr(visualizing, "plot_before_after", record)
+    monkeypatch.setattr(picture_files, "plot_before_after", record)
     return calls
 
 
@@ -57,7 +58,7 @@ def test_stock_model_is_drawn_with_neurons_of_a_calibration(base, calibration, t
 
 
 def test_stock_model_is_drawn_with_its_published_neurons(base, known, tmp_path, drawn):
-    from ttreg_hf.publications import Recipe
+    from ttreg_hf.known.known_checkpoint import Recipe
 
     known(register_neurons=((2, 7),), recipe=Recipe(norm_threshold=44.0, detection_layer=3))
     succeed("visualize", base, CAT, "--output", tmp_path)

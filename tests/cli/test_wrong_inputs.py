@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ttreg_hf.families import supported_model_types
-from ttreg_hf.photographs import photograph_paths
+from ttreg_hf.images.photographs import photograph_paths
+from ttreg_hf.known.support import WHERE_TO_LOOK
 
 from .conftest import run
 
@@ -100,11 +100,11 @@ def test_unreachable_data_set_names_the_way_out(desk, base, known, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["bert", "nonsense"])
-def test_unsupported_family_names_the_supported_ones(desk, base, family):
+def test_unsupported_family_is_named_with_where_the_supported_ones_are(desk, base, family):
     model = changed_copy(base, desk / "model", "config.json", model_type=family)
     message = failure(desk, "inspect", model)
     assert family in message
-    assert ", ".join(supported_model_types()) in message
+    assert WHERE_TO_LOOK in message
 
 
 def test_folder_that_is_not_a_checkpoint(desk):
@@ -120,14 +120,18 @@ def test_unknown_model_is_named(desk, monkeypatch):
     monkeypatch.setattr(loading.AutoConfig, "from_pretrained", fail)
     message = failure(desk, "apply", "facebook/dinov2-large", "--output", desk / "ck")
     assert "facebook/dinov2-large is not a local folder" in message
-    assert f"supported model types are {', '.join(supported_model_types())}" in message
+    assert WHERE_TO_LOOK in message
 
 
-def test_broken_weights_are_named(desk, base):
+@pytest.mark.parametrize("verb", ["inspect", "apply"])
+def test_broken_weights_are_named(desk, base, calibration, verb):
     model = desk / "model"
     shutil.copytree(base, model)
     (model / "model.safetensors").write_bytes(b"abc")
-    assert f"{model} cannot be loaded" in failure(desk, "inspect", model)
+    more = ("--calibration", calibration, "--output", desk / "ck") if verb == "apply" else ()
+    message = failure(desk, verb, model, *more)
+    assert f"{model} cannot be loaded" in message
+    assert f"A model is a Hub id or a local folder; {WHERE_TO_LOOK}." in message
 
 
 @pytest.mark.parametrize("verb", ["calibrate", "apply", "visualize", "quickstart"])
@@ -213,7 +217,7 @@ def test_bug_keeps_its_traceback(base, monkeypatch):
     def fail(*args, **options):
         raise KeyError("a bug")
 
-    monkeypatch.setattr("ttreg_hf.calibration.driver.inspect_norms", fail)
+    monkeypatch.setattr("ttreg_hf.calibration.calibration_run.inspect_norms", fail)
     with pytest.raises(KeyError, match="a bug"):
         run("inspect", base)
 

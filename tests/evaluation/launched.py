@@ -1,4 +1,4 @@
-"""What the processes of a launch do: `torchrun -m evaluation.launched FOLDER`. Started by `test_driver.py`."""
+"""What the processes of a launch do: `torchrun -m evaluation.launched FOLDER`. Started by `test_evaluation_run.py`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from ttreg_hf.loading import load_model
 
-from .test_driver import measure
+from .test_evaluation_run import measure
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

@@ -13,8 +13,7 @@ from ttreg_hf import EvaluationConfig, evaluate
 from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe
 from ttreg_hf.evaluation.token_probe import TokenProbe
-from ttreg_hf.families import blocks_of
-from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import TINY, planted_model
 
 from .scenes import pixels_of, scenes
@@ -38,7 +37,7 @@ def unplanted(planted):
     model = copy.deepcopy(planted.model)
     with torch.no_grad():
         for neuron in planted.register_neurons:
-            down_projection(blocks_of(model)[neuron.layer]).weight[:, neuron.neuron] = 0
+            VisionTower.of(model).down_projections[neuron.layer].weight[:, neuron.neuron] = 0
     return model
 
 
@@ -120,7 +119,7 @@ def test_token_probe_tells_which_token_knows_the_label(examples):
         noise[:, 0, 9] = seen["image"][:, 0, 0, 0]
         return (noise, *args[1:])
 
-    last = blocks_of(planted.model)[-1]
+    last = VisionTower.of(planted.model).blocks[-1]
     with torch.no_grad():  # what the last block is given it hands on
         last.layer_scale1.lambda1.zero_()
         last.layer_scale2.lambda1.zero_()

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from transformers import BitImageProcessorPil
 
-from ttreg_hf.calibration.batches import ImageBatches
-from ttreg_hf.calibration.driver import silent
-from ttreg_hf.calibration.processes import Processes
+from ttreg_hf.calibration.calibration_run import silent
 from ttreg_hf.evaluation.examples import Columns, LabelledBatches, LabelledImages
-from ttreg_hf.evaluation.truth import read_boxes, read_mask, size_of
+from ttreg_hf.evaluation.ground_truth import read_boxes, read_mask, size_of
+from ttreg_hf.images.batches import ImageBatches
+from ttreg_hf.images.processes import Processes
 
 SIZES = [(40, 30), (20, 50), (33, 33), (60, 20), (24, 36)]
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from ttreg_hf import add_test_time_registers
-from ttreg_hf.evaluation.rows import model_rows, random_neurons
+from ttreg_hf.evaluation.rows import model_rows
 from ttreg_hf.evaluation.token_probe import kinds_of_tokens, pick_tokens
-from ttreg_hf.evaluation.tokens import read_tokens
-from ttreg_hf.families import blocks_of
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import planted_model
 
 
@@ -38,31 +38,39 @@ def test_rows_are_what_they_are_called(planted, patched):
     assert len({id(next(model.parameters())) for model in rows.values()}) == 1  # one set of weights
 
 
+def random_row(patched, seed=0):
+    return model_rows(patched, seed=seed)["random neurons"].config.register_neurons
+
+
 def test_random_neurons_are_others_of_the_same_layers(patched):
     taken = patched.config.register_neurons
-    drawn = random_neurons(patched, seed=1)
+    drawn = random_row(patched, seed=1)
     assert sorted(layer for layer, _ in drawn) == sorted(layer for layer, _ in taken)
     assert not {tuple(pair) for pair in drawn} & {tuple(pair) for pair in taken}
-    assert drawn == random_neurons(patched, seed=1) != random_neurons(patched, seed=2)
+    assert drawn == random_row(patched, seed=1) != random_row(patched, seed=2)
 
 
-def test_random_neurons_need_others(planted):
-    every = add_test_time_registers(planted.model, [[0, neuron] for neuron in range(200)])
-    with pytest.raises(ValueError, match="layer 0 has 200 of these among 256"):
-        random_neurons(every)
+def test_random_neurons_are_all_others_of_a_layer_that_has_fewer(planted):
+    most = add_test_time_registers(planted.model, [[0, neuron] for neuron in range(200)])
+    assert sorted(random_row(most)) == [[0, neuron] for neuron in range(200, 256)]
+
+
+def record(model, pixel_values, states=()):
+    with Recorder(VisionTower.of(model), norm_layers=[], states=states) as recorder:
+        return recorder(pixel_values)
 
 
 def test_states_are_those_of_the_modules(planted, patched):
     row = model_rows(patched)["patched"]
-    tokens = read_tokens(row, planted.sample[:2], [("out", -1), ("value", 4)])
+    recording = record(row, planted.sample[:2], [("out", -1), ("value", 4)])
     with torch.no_grad():
         outputs = patched(planted.sample[:2], output_hidden_states=True)
-    assert tokens.layout.num_test_time_registers == 2
-    assert torch.allclose(tokens.states["out", -1], outputs.hidden_states[-1])
-    block = blocks_of(patched)[4]
+    assert VisionTower.of(row).layout.num_test_time_registers == 2
+    assert torch.allclose(recording.states["out", 5], outputs.hidden_states[-1])
+    block = VisionTower.of(patched).blocks[4]
     expected = block.attention.v_proj(block.norm1(outputs.hidden_states[4]))
-    assert torch.allclose(tokens.states["value", 4], expected, atol=1e-5)
-    assert torch.allclose(tokens.global_BD, outputs.pooler_output)
+    assert torch.allclose(recording.states["value", 4], expected, atol=1e-5)
+    assert torch.allclose(recording.feature_BD, outputs.pooler_output)
 
 
 @pytest.mark.parametrize("family", ["vit", "clip_vision_model", "siglip_vision_model"])
@@ -73,27 +81,27 @@ def test_the_global_feature_is_cls_or_what_the_model_pools(family):
     with torch.no_grad():
         outputs = model(images)
     expected = outputs.last_hidden_state[:, 0] if family == "vit" else outputs.pooler_output
-    assert torch.allclose(read_tokens(model, images).global_BD, expected)
+    assert torch.allclose(record(model, images).feature_BD, expected)
 
 
 @pytest.mark.parametrize(("feature", "layer"), [("keys", 0), ("key", 6), ("out", -7)])
 def test_unknown_features_and_layers_are_refused(planted, feature, layer):
-    with pytest.raises(ValueError, match=r"`feature` is one of|`layer` names layer"):
-        read_tokens(planted.model, planted.sample[:1], [(feature, layer)])
+    with pytest.raises(ValueError, match=r"`feature` is one of|`layer` is a layer from -6 to 5"):
+        record(planted.model, planted.sample[:1], [(feature, layer)])
 
 
 def test_tokens_are_picked_where_they_are(planted, patched):
     row = model_rows(patched)["patched"]
-    tokens = read_tokens(row, planted.sample[:3], [("out", 1)])
-    states = tokens.states["out", 1]
+    layout = VisionTower.of(row).layout
+    states = record(row, planted.sample[:3], [("out", 1)]).states["out", 1]
     norms = torch.zeros(states.shape[:2])
     norms[0, 3 + 5], norms[1, 3 + 7], norms[2, 3 + 9] = 1.0, 1.0, 1.0
     norms[:, :3] = 99.0  # CLS and registers are no patches
-    picked = pick_tokens(tokens, states, norms, (4, 5, 6), seed=0)
-    assert list(picked) == kinds_of_tokens(row)
+    picked = pick_tokens(layout, states, norms, (4, 5, 6), seed=0)
+    assert list(picked) == kinds_of_tokens(layout)
     assert torch.equal(picked["CLS"], states[:, 0])
     assert torch.equal(picked["largest-norm patch"], torch.stack([states[0, 8], states[1, 10], states[2, 12]]))
     assert torch.allclose(picked["test-time register"], states[:, 1:3].mean(1))
     place = int(np.random.default_rng([0, 5]).integers(64))
     assert torch.equal(picked["random patch"][1], states[1, 3 + place])
-    assert kinds_of_tokens(planted.model) == ["CLS", "random patch", "largest-norm patch"]
+    assert kinds_of_tokens(VisionTower.of(planted.model).layout) == ["CLS", "random patch", "largest-norm patch"]

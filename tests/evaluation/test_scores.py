@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ttreg_hf.calibration.processes import Processes
-from ttreg_hf.evaluation.scores import Bootstrap, Scores, Tally, mean_ratio
+from ttreg_hf.evaluation.scores import Scores, Tally, interval_of, interval_of_difference
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.intervals import Bootstrap, mean_ratio
 
 
 def scores(numerators, denominators, places=None):
@@ -22,7 +23,7 @@ def test_a_figure_is_a_mean_of_ratios_of_sums_and_not_of_means():
 
 def test_intervals_are_those_of_scipy():
     right = np.random.default_rng(1).random(80) < 0.3
-    found = Bootstrap(80, resamples=4000, seed=0).interval(scores(right[:, None], np.ones((80, 1))))
+    found = interval_of(Bootstrap(80, resamples=4000, seed=0), scores(right[:, None], np.ones((80, 1))))
     theirs = stats.bootstrap(
         (right.astype(float),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
@@ -34,7 +35,7 @@ def test_intervals_of_ratios_draw_numerator_and_denominator_together():
     random = np.random.default_rng(2)
     below = random.integers(1, 100, 60).astype(float)
     above = np.floor(below * random.random(60))
-    found = Bootstrap(60, resamples=4000, confidence=0.9).interval(scores(above[:, None], below[:, None]))
+    found = interval_of(Bootstrap(60, resamples=4000, confidence=0.9), scores(above[:, None], below[:, None]))
     theirs = stats.bootstrap(
         (above, below),
         lambda a, b, axis=-1: a.sum(axis) / b.sum(axis),
@@ -53,19 +54,19 @@ def test_differences_are_paired():
     values = np.random.default_rng(3).random((30, 1))
     ones = np.ones((30, 1))
     bootstrap = Bootstrap(30)
-    difference = bootstrap.difference(scores(values + 0.25, ones), scores(values, ones))
+    difference = interval_of_difference(bootstrap, scores(values + 0.25, ones), scores(values, ones))
     assert (difference.value, difference.low, difference.high) == pytest.approx((0.25, 0.25, 0.25))
-    alone = bootstrap.interval(scores(values, ones))
+    alone = interval_of(bootstrap, scores(values, ones))
     assert alone.high - alone.low > 0.1
 
 
 def test_differences_are_refused_on_other_images():
     with pytest.raises(ValueError, match="Rows are compared on the same images, got 2 and 3"):
-        Bootstrap(2).difference(scores([[1], [1]], [[1], [1]]), scores([[1]] * 3, [[1]] * 3))
+        interval_of_difference(Bootstrap(2), scores([[1], [1]], [[1], [1]]), scores([[1]] * 3, [[1]] * 3))
 
 
 def test_one_image_has_an_interval_of_no_width():
-    found = Bootstrap(1).interval(scores([[3.0]], [[4.0]]))
+    found = interval_of(Bootstrap(1), scores([[3.0]], [[4.0]]))
     assert (found.value, found.low, found.high) == (0.75, 0.75, 0.75)
 
 

@@ -6,10 +6,10 @@ import torch
 from sklearn.metrics import average_precision_score
 from torchmetrics.classification import BinaryAveragePrecision, BinaryJaccardIndex, MulticlassJaccardIndex
 
-from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.evaluation.scores import Tally
 from ttreg_hf.evaluation.segmentation import attention_figures
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe, _Lesson, class_counts, pixels_by_patch
+from ttreg_hf.images.processes import Processes
 
 
 def test_attention_above_its_mean_is_foreground():

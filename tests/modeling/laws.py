@@ -3,6 +3,7 @@
 The method is written down here a second time, slowly and by hand, from the description in the README.
 """
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,8 +23,8 @@ SHIFT_DEFAULTS = {"shift_value": "per_neuron", "shift_fill": "zero", "shift_scal
 
 
 def patched_class(modeling: ModuleType, case: Case) -> type[PreTrainedModel]:
-    classes = [cls for heads in modeling.all_model_classes().values() for cls in heads.values()]
-    return next(cls for cls in classes if case.stock_class in cls.__bases__)
+    suitcase = importlib.import_module(f"{modeling.__name__}.modeling_ttreg")
+    return getattr(suitcase, suitcase.patched_name(case.stock_class))
 
 
 def patched_model(
@@ -274,7 +275,7 @@ def law_registers_start_as_zeros_between_prefix_and_patches(modeling: ModuleType
 
 def law_a_register_is_outside_its_own_maximum(modeling: ModuleType, case: Case | None = None) -> None:
     """In `per_neuron`; in `per_layer` it counts, as in the paper's released code."""
-    method = modeling.test_time_registers
+    method = modeling.registers
     acts = torch.tensor(
         [[[1.0, 5.0], [-9.0, 8.0], [2.0, 5.0], [-3.0, 5.0]]]
     )  # CLS, register, two patches; two neurons

@@ -6,7 +6,6 @@ import pytest
 import torch
 from families import CASES, NEURONS, images
 from safetensors.torch import load_file, save_file
-from transformers import conversion_mapping
 
 from modeling.laws import assert_equal_outputs, down_projection, patched_class, patched_model, run
 from ttreg_hf import modeling
@@ -124,23 +123,6 @@ def test_an_old_patched_checkpoint_loads_in_full(case, tmp_path):
     loaded, problems = _load(type(model), _save(tmp_path / "old", model, _old_layout(case, model.state_dict())))
     assert problems == {}
     assert_equal_outputs(run(loaded, images()), run(model, images()))
-
-
-def test_an_old_checkpoint_that_would_not_load_in_full_is_an_error(bare_case, tmp_path, monkeypatch):
-    """The conversion of keys is taken away from the patched class only."""
-    if bare_case.family.file in ("dinov3_vit", "siglip", "siglip2") or bare_case.family.file not in OLD_NAMES:
-        pytest.skip("the old names differ by the class's own prefix, or not at all, which needs no conversion")
-    stock = bare_case.stock_model()
-    folder = _save(tmp_path / "old", stock, _old_layout(bare_case, stock.state_dict()))
-    cls = patched_class(modeling, bare_case)
-    _load(cls, folder)
-    monkeypatch.setitem(conversion_mapping._checkpoint_conversion_mapping_cache, cls.__name__, [])
-    with pytest.raises(
-        ValueError,
-        match=rf"^{cls.__name__} must load the same weights as {bare_case.stock_class.__name__}, but from .*"
-        r"missing keys.*Load with the stock class and use `add_test_time_registers`",
-    ):
-        _load(cls, folder)
 
 
 def test_keys_that_the_stock_class_misses_too_are_no_error(case, tmp_path):

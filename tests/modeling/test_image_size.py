@@ -1,13 +1,15 @@
 """The warning where images are far from the size that the neurons were found at."""
 
 import logging
+from dataclasses import dataclass
 
 import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.modeling import test_time_registers as suitcase
+from ttreg_hf.modeling import registers as suitcase
+from ttreg_hf.register_neuron import RegisterNeuron
 
 SIZE = (56, 56)
 
@@ -20,15 +22,24 @@ def said(monkeypatch):
     return lines
 
 
-def model(**options):
+@dataclass(frozen=True)
+class Found:
+    """Neurons found at a size, as a calibration gives them."""
+
+    image_size: tuple[int, int]
+    register_neurons: tuple[RegisterNeuron, ...] = (RegisterNeuron(0, 1, 1.0),)
+    shift_value: str = "per_neuron"
+
+
+def model(size=None):
     config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
-    return add_test_time_registers(Dinov2Model(config).eval(), [(0, 1)], **options)
+    return add_test_time_registers(Dinov2Model(config).eval(), Found(size) if size else [(0, 1)])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("side", "is_far"), [(56, False), (70, False), (42, False), (84, True), (28, True)])
 def test_more_than_twice_or_less_than_half_the_patches_is_far(said, side, is_far):
-    model(calibrated_image_size=SIZE)(torch.zeros(1, 3, side, side))
+    model(SIZE)(torch.zeros(1, 3, side, side))
     assert bool(said) is is_far
     assert all("found on images of 16 patches" in line and "`ttreg verify`" in line for line in said)
 
@@ -36,7 +47,7 @@ def test_more_than_twice_or_less_than_half_the_patches_is_far(said, side, is_far
 @torch.no_grad()
 def test_nothing_is_said_where_nothing_is_known_or_nothing_is_moved(said):
     model()(torch.zeros(1, 3, 112, 112))
-    patched = model(calibrated_image_size=SIZE)
+    patched = model(SIZE)
     with patched.disable_test_time_registers():
         patched(torch.zeros(1, 3, 112, 112))
     assert said == []
@@ -48,7 +59,7 @@ def test_two_warnings_are_one_line(caplog):
     logging.getLogger("transformers").addHandler(caplog.handler)
     logging.getLogger("ttreg_hf").addHandler(caplog.handler)
     try:
-        patched = model(calibrated_image_size=SIZE)
+        patched = model(SIZE)
         for side in (112, 140, 112):
             patched(torch.zeros(1, 3, side, side))
     finally:
@@ -59,7 +70,7 @@ def test_two_warnings_are_one_line(caplog):
 
 @torch.no_grad()
 def test_a_compiled_graph_and_an_exported_one_do_not_hold_the_check(said):
-    patched, images = model(calibrated_image_size=SIZE), torch.randn(1, 3, 112, 112)
+    patched, images = model(SIZE), torch.randn(1, 3, 112, 112)
     expected = patched(images).last_hidden_state
     said.clear()
     compiled = torch.compile(patched, fullgraph=True, backend="eager")
@@ -70,8 +81,8 @@ def test_a_compiled_graph_and_an_exported_one_do_not_hold_the_check(said):
 
 
 def test_patches_are_kept_in_the_config():
-    assert model(calibrated_image_size=(56, 70)).config.to_dict()["calibrated_patches"] == 4 * 5
+    assert model((56, 70)).config.to_dict()["calibrated_patches"] == 4 * 5
 
 
 def test_neurons_of_another_calibration_forget_the_size():
-    assert add_test_time_registers(model(calibrated_image_size=SIZE), [(1, 1)]).config.calibrated_patches is None
+    assert add_test_time_registers(model(SIZE), [(1, 1)]).config.calibrated_patches is None

@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 from modeling import laws
 from modeling.laws import assert_equal_outputs, down_projection, patched_model, reading
 from ttreg_hf import modeling
-from ttreg_hf.modeling.test_time_registers import (
+from ttreg_hf.modeling.registers import (
     SHIFT_FILLS,
     SHIFT_VALUES,
     ShiftedNeurons,
@@ -101,7 +101,7 @@ def test_a_mask_does_not_outlive_its_forward_pass(bare_case):
     model = patched_model(modeling, bare_case, bare_case.stock_model())
     before = _states(model, images(), {})
     _states(model, images(), _over_tokens(bare_case, model))
-    assert model.registers.seen.tokens is None
+    assert model.registers.forward_pass.seen_BT is None
     assert_equal_outputs(_states(model, images(), {}), before)
 
 
@@ -163,7 +163,7 @@ def test_a_mask_compiles_in_one_graph():
         compiled(images(), **mask)  # before any thread has set a mask
         expected = model(images(), **mask)
         assert_equal_outputs(compiled(images(), **mask), expected, exact=False)
-        assert model.registers.seen.tokens is None
+        assert model.registers.forward_pass.seen_BT is None
     torch.compiler.reset()
 
 

@@ -1,5 +1,6 @@
 """Mutants of the suitcase's source, each wrong in one way, break a law: the laws can fail."""
 
+import importlib
 import importlib.util
 import itertools
 import shutil
@@ -15,7 +16,7 @@ import ttreg_hf.modeling
 from modeling import laws
 
 SUITCASE = Path(ttreg_hf.modeling.__file__).parent
-METHOD, BASE = "test_time_registers.py", "ttreg_base.py"
+METHOD, BASE = "registers.py", "modeling_ttreg.py"
 SHIFTED = "torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)"
 WRITTEN = "return write(-1, neurons.index_K, shifted_BTK)"
 MAXIMUM = "signed_max(acts_BTK, counts, keepdim=True)"
@@ -90,8 +91,8 @@ MUTANTS = [
     (
         "layer off by one",
         BASE,
-        "place_shift(block, listed.get(layer, []), self.registers)",
-        "place_shift(block, listed.get(layer + 1, []), self.registers)",
+        "_place_shift(block, listed.get(layer, []), self.registers)",
+        "_place_shift(block, listed.get(layer + 1, []), self.registers)",
     ),
     (
         "no removal after the last block",
@@ -137,6 +138,7 @@ def _load_copy(folder: Path, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    importlib.import_module(f"{name}.modeling_ttreg")
     return module
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.laws import expected_shift
-from ttreg_hf.modeling.test_time_registers import (
+from ttreg_hf.modeling.registers import (
     SHIFT_FILLS,
     SHIFT_VALUES,
     ShiftedNeurons,

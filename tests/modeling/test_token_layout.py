@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from ttreg_hf.modeling.test_time_registers import TokenLayout
+from ttreg_hf.modeling.registers import TokenLayout
 
 LAYOUT = TokenLayout(num_prefix_tokens=2, num_test_time_registers=1, patch_size=(7, 14))
 WITHOUT = TokenLayout(num_prefix_tokens=2, num_test_time_registers=0, patch_size=(7, 14))

@@ -24,12 +24,13 @@ from transformers import (
 
 from modeling.laws import reading
 from modeling.test_checkpoints import OLD_DINOV2
-from ttreg_hf import add_test_time_registers, modeling
-from ttreg_hf.calibration.recording import Recorder
-from ttreg_hf.checkpoint import save_checkpoint
+from ttreg_hf import add_test_time_registers
 from ttreg_hf.loading import load_model
-from ttreg_hf.maps import image_maps
-from ttreg_hf.verifying import read_expected_outputs
+from ttreg_hf.measuring.image_maps import image_maps
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.publishing.checkpoint import save_checkpoint
+from ttreg_hf.publishing.output_check import read_expected_outputs
 
 NEURONS = [[1, 5], [0, 3], [2, 7]]
 IMAGE_TOKEN = 39
@@ -251,8 +252,7 @@ def at_a_strangers(tmp_path_factory):
         patched, folder = add_test_time_registers(_stock(name), NEURONS), root / name
         patched.save_pretrained(folder)
         torch.save(_inputs(patched), folder / "inputs.pt")
-        auto = next(iter(modeling.all_model_classes()[type(patched.config)])).__name__
-        arguments.append(f"{folder}={auto}")
+        arguments.append(f"{folder}={type(patched)._auto_class}")
         found[name] = folder, _output(patched)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
@@ -282,13 +282,13 @@ def test_the_tower_inside_stays_a_stock_one(at_a_strangers, name):
     tower = saved.get("vision_config") or saved["backbone_config"]
     assert tower["model_type"] == _tower(_stock(name)).config.model_type
     assert "register_neurons" not in tower
-    assert len(list(folder.glob("*.py"))) == 4
+    assert len(list(folder.glob("*.py"))) == 3
 
 
 def test_measuring_runs_the_tower_alone(stock):
     patched = add_test_time_registers(stock, NEURONS)
     for model in (stock, patched):
-        with Recorder(model, [1]) as recorder:
+        with Recorder(VisionTower.of(model), [1]) as recorder:
             recording = recorder(images(2))
         assert recording.norms_LBT.shape == (3, 2, recording.acts_by_layer[1].shape[1])
         assert image_maps(model, images(2), detection_layer=-1)[0].patch_norms.shape == (4, 4)
@@ -307,7 +307,7 @@ def test_a_tower_that_cannot_be_patched_is_named():
     with torch.device("meta"):
         dpt = DPTForDepthEstimation(DPTConfig(num_hidden_layers=12))
     with pytest.raises(
-        ValueError, match=r"needs a vision tower of type clip_vision_model, .* got no tower of its own"
+        ValueError, match=r"cannot be given test-time registers: it holds no vision tower of a known family"
     ):
         add_test_time_registers(dpt, NEURONS)
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ttreg_hf import CalibrationConfig, add_test_time_registers, calibrate
-from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.checkpoint import save_checkpoint
+from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.calibration_run import calibrate
+from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.planted import PlantedModel, planted_model
+from ttreg_hf.publishing.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,19 @@ import torch
 from families import CASES, FAMILIES, NEURONS, NUM_PATCHES, PATCH_SIZE, Case
 from PIL import Image
 
-from ttreg_hf import add_test_time_registers, calibrate, verifying
-from ttreg_hf.base_weights import checksum_fields, read_checksum, weights_checksum
-from ttreg_hf.checkpoint import checkpoint_files, is_written_by_us, read_config, save_checkpoint
-from ttreg_hf.from_hub import from_pretrained
-from ttreg_hf.hub_names import LOCAL_FOLDER, config_without_local_paths, dataset_id, is_hub_id
-from ttreg_hf.probe import load_like_a_stranger, outputs_on_probe, probe_inputs
-from ttreg_hf.verifying import expected_outputs, read_expected_outputs, verify_checkpoint
+from ttreg_hf import add_test_time_registers, calibrate
+from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.data_source import LOCAL_FOLDER, DataSource
+from ttreg_hf.loading import is_hub_id
+from ttreg_hf.publishing import output_check
+from ttreg_hf.publishing.base_weights import checksum_fields, read_checksum, weights_checksum
+from ttreg_hf.publishing.checkpoint import checkpoint_files, is_written_by_us, read_config, save_checkpoint
+from ttreg_hf.publishing.output_check import check_outputs, expected_outputs, read_expected_outputs
+from ttreg_hf.publishing.privacy import config_without_local_paths
+from ttreg_hf.publishing.probe import load_like_a_stranger, outputs_on_probe, probe_inputs
+from ttreg_hf.publishing.published_model import from_pretrained
 
-CODE = {"configuration_dinov2_ttreg.py", "modeling_dinov2_ttreg.py", "test_time_registers.py", "ttreg_base.py"}
+CODE = {"families.py", "modeling_ttreg.py", "registers.py"}
 
 
 @pytest.fixture
@@ -42,16 +46,15 @@ def test_folder_is_complete(planted, result, tmp_path):
 def test_no_local_path_is_written(planted, result, tmp_path):
     planted.model.save_pretrained(tmp_path / "base")
     base = type(planted.model).from_pretrained(tmp_path / "base")
-    found = calibrate(
-        str(tmp_path / "base"), planted.sample, config=result.config, images_name=str(tmp_path / "secret")
-    )
+    images = NamedImages(planted.sample, DataSource(local=str(tmp_path / "secret")))
+    found = calibrate(str(tmp_path / "base"), images, config=result.config)
     patched = add_test_time_registers(base, found.register_neurons)
     assert patched.config.base_model_name_or_path == str(tmp_path / "base")
     folder = save_checkpoint(patched, tmp_path / "checkpoint", calibration=found)
     for path in checkpoint_files(folder).values():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
     provenance = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))["provenance"]
-    assert (provenance["model"], provenance["images"]) == (LOCAL_FOLDER, LOCAL_FOLDER)
+    assert (provenance["model"], provenance["source"]["local"]) == (LOCAL_FOLDER, LOCAL_FOLDER)
     assert patched.config.base_model_name_or_path == str(tmp_path / "base")  # the model itself is as it was
 
 
@@ -61,8 +64,6 @@ def test_names_on_the_hub_are_told_from_paths(tmp_path, monkeypatch):
     assert is_hub_id("org/vit")
     for name in ("models/vit", "vit", "/org/vit", "./vit", "~/vit", "a/b/c", "", None, "org/..", "C:\\vit"):
         assert not is_hub_id(name), name
-    assert dataset_id("org/photographs (train)") == "org/photographs"
-    assert dataset_id("org/photographs") is None
     assert config_without_local_paths({"base_model_name_or_path": "org/vit", "base_model_revision": "ab"}) == {
         "base_model_name_or_path": "org/vit",
         "base_model_revision": "ab",
@@ -80,7 +81,7 @@ def test_a_fresh_interpreter_finds_the_recorded_outputs_of_a_backbone_in_bfloat1
     assert case.is_backbone
     patched = add_test_time_registers(case.stock_model().bfloat16(), [[1, 5]])
     folder = save_checkpoint(patched, tmp_path / "checkpoint")
-    assert verify_checkpoint(folder) < 1e-4
+    assert check_outputs(folder) < 1e-4
     assert next(patched.parameters()).dtype == torch.bfloat16
 
 
@@ -115,7 +116,7 @@ def test_a_checkpoint_of_every_family_and_head_gives_what_was_recorded(case, tmp
 def test_a_fresh_interpreter_finds_the_recorded_outputs_of_a_head_that_no_auto_class_loads(tmp_path):
     case = next(case for case in CASES if case.stock_class.__name__ == "CLIPVisionModelWithProjection")
     folder = save_checkpoint(add_test_time_registers(case.stock_model(), NEURONS), tmp_path / "checkpoint")
-    assert verify_checkpoint(folder) < 1e-4
+    assert check_outputs(folder) < 1e-4
 
 
 def test_probe_images_have_the_models_size():
@@ -147,9 +148,9 @@ def test_the_fresh_interpreter_gets_neither_token_nor_network(folder, monkeypatc
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nImportError: no network")
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(verifying.subprocess, "run", run)
+    monkeypatch.setattr(output_check.subprocess, "run", run)
     with pytest.raises(RuntimeError, match="without ttreg_hf, but there it ends with: ImportError: no network"):
-        verify_checkpoint(folder)
+        check_outputs(folder)
     assert "hf_secret" not in given.values()
     assert given["HF_HUB_OFFLINE"] == "1"
     assert given["HF_HOME"] != os.environ.get("HF_HOME")
@@ -158,17 +159,17 @@ def test_the_fresh_interpreter_gets_neither_token_nor_network(folder, monkeypatc
 def test_changed_folder_is_found_out(folder):
     rewrite(folder / "config.json", register_neurons=[[1, 1]])
     with pytest.raises(RuntimeError, match="must give the outputs that were recorded"):
-        verify_checkpoint(folder)
+        check_outputs(folder)
     rewrite(folder / "expected_outputs.json", format=9)
     with pytest.raises(ValueError, match="has format 9, this version reads 1"):
-        verify_checkpoint(folder)
+        check_outputs(folder)
     (folder / "expected_outputs.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds expected_outputs\.json"):
-        verify_checkpoint(folder)
+        check_outputs(folder)
 
 
 @pytest.mark.parametrize(
-    "name", ["optimizer.pt", "pytorch_model.bin", "model.pkl", "setup.py", "pictures/ttreg_base.py"]
+    "name", ["optimizer.pt", "pytorch_model.bin", "model.pkl", "setup.py", "pictures/registers.py"]
 )
 def test_files_of_other_kinds_are_not_published(folder, name):
     (folder / "pictures").mkdir()
@@ -212,9 +213,7 @@ def test_hidden_files_are_left_out(folder):
     }
 
 
-@pytest.mark.parametrize(
-    "reference", ["../evil.Model", "evil.Model", "org/other--modeling_dinov2_ttreg.Model", "/evil.M"]
-)
+@pytest.mark.parametrize("reference", ["../evil.Model", "evil.Model", "org/other--modeling_ttreg.Model", "/evil.M"])
 def test_config_that_names_code_elsewhere_is_refused(folder, reference):
     rewrite(folder / "config.json", auto_map={"AutoModel": reference})
     with pytest.raises(ValueError, match="`auto_map` names files of ttreg_hf in its own folder, got"):

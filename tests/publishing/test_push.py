@@ -60,7 +60,7 @@ for name, options in cases.items():
         assert told[case].endswith(login)
     assert "--" in told["name"]
     assert "`create_pr` only proposes one" in told["proposal"]
-    assert "is unresolved. `--force` (`force=True`) publishes it all the same." in told["unresolved"]
+    assert "is unresolved. `--force` (`force=True`) goes on all the same." in told["unresolved"]
     assert {repo: (hub.commits(repo), hub.refs(repo)) for repo in before} == before
     assert not any(map(hub.has_repository, ("org/new", "org/upload", "org/unread", "org/a--b")))
     assert hub.refs("org/branch").keys() == {"refs/heads/main"}
@@ -149,7 +149,7 @@ report["synced"] = ttreg("sync-code", "org/vit", "--token", secret)
     assert "model.safetensors" in told["dry"]["out"]
     assert "README.md" in told["bare"]["out"]
     assert told["dry"]["out"].endswith("dry run: nothing was sent to org/vit\n")
-    assert "the verdict of the calibration in unresolved is unresolved" in told["refused"]["err"]
+    assert "the verdict of its calibration is unresolved" in told["refused"]["err"]
     assert "nothing was changed on the Hub" in told["failed"]["err"]
     assert "hf auth login" in told["anonymous"]["err"]
     assert "nowhere has no config.json" in told["missing"]["err"]

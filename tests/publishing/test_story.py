@@ -132,16 +132,15 @@ def test_from_a_streamed_data_set_to_strangers_who_load_the_checkpoint_by_name(l
         "calibration.json",
         "calibration.safetensors",
         "config.json",
-        "configuration_dinov2_ttreg.py",
         "pictures/cat.png",
         "pictures/coffee.png",
         "pictures/rocket.png",
         "expected_outputs.json",
         "model.safetensors",
-        "modeling_dinov2_ttreg.py",
+        "families.py",
+        "modeling_ttreg.py",
         "preprocessor_config.json",
-        "test_time_registers.py",
-        "ttreg_base.py",
+        "registers.py",
     } == files.keys() - {".gitattributes"}
     card = files["README.md"].decode()
     for words in (
@@ -180,5 +179,5 @@ def test_from_a_streamed_data_set_to_strangers_who_load_the_checkpoint_by_name(l
     assert max(seen["pipeline"], seen["own"]) < 1e-6
     for repo, _ in repositories:
         assert seen[repo]["difference"] < 1e-6
-        assert seen[repo]["module"] == "ttreg_hf.modeling.modeling_dinov2_ttreg"
+        assert seen[repo]["module"] == "ttreg_hf.modeling.modeling_ttreg"
     assert hub.unknown_requests == []

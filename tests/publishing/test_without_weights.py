@@ -9,9 +9,9 @@ def test_repositories_without_weights_fetch_the_base_models_and_refuse_others(hu
     source = """
 from transformers import AutoModel, Dinov2Model
 from ttreg_hf import add_test_time_registers, from_pretrained
-from ttreg_hf.from_hub import commit_of
-from ttreg_hf.checkpoint import save_checkpoint
-from ttreg_hf.syncing import sync_code
+from ttreg_hf.loading import commit_of
+from ttreg_hf.publishing.checkpoint import save_checkpoint
+from ttreg_hf.publishing.code_sync import sync_code
 
 pixel_values = torch.load("pixel_values.pt")
 local = AutoModel.from_pretrained("checkpoint")
@@ -51,13 +51,13 @@ report["wrong"] = outcome(from_pretrained, "org/wrong")
 report["stock"] = outcome(from_pretrained, "org/base")
 report["missing"] = outcome(from_pretrained, "org/nothing")
 
-api.upload_file(repo_id="org/small", path_in_repo="ttreg_base.py", path_or_fileobj=b"raise ImportError('old')")
-with unittest.mock.patch("ttreg_hf.syncing.verify_checkpoint"):
+api.upload_file(repo_id="org/small", path_in_repo="registers.py", path_or_fileobj=b"raise ImportError('old')")
+with unittest.mock.patch("ttreg_hf.publishing.code_sync.check_outputs"):
     report["dry"] = sync_code("org/small", dry_run=True).changed
 report["synced"] = sync_code("org/small").changed
 report["again"] = sync_code("org/small").changed
 outputs = pathlib.Path("small/expected_outputs.json").read_text().replace("0.", "3.")
-for path, content in (("ttreg_base.py", "raise ImportError('old')"), ("expected_outputs.json", outputs)):
+for path, content in (("registers.py", "raise ImportError('old')"), ("expected_outputs.json", outputs)):
     api.upload_file(repo_id="org/small", path_in_repo=path, path_or_fileobj=content.encode())
 report["unequal"] = outcome(sync_code, "org/small")
 report["nowhere"] = outcome(sync_code, "org/nothing")
@@ -74,7 +74,7 @@ report["nowhere"] = outcome(sync_code, "org/nothing")
     assert "ValueError: org/wrong belongs to weights with the SHA-256" in told["wrong"]
     assert "ValueError: org/base must hold a patched model" in told["stock"]
     assert "OSError: org/nothing is not" in told["missing"]
-    assert told["dry"] == told["synced"] == ["ttreg_base.py"]
+    assert told["dry"] == told["synced"] == ["registers.py"]
     assert told["again"] == []
     assert "must give the outputs that were recorded" in told["unequal"]
     assert "There must be a repository org/nothing" in told["nowhere"]
@@ -93,5 +93,5 @@ report["nowhere"] = outcome(sync_code, "org/nothing")
         told["pinned"],
     ):
         assert words in card
-    assert hub.files("org/small")["ttreg_base.py"] == b"raise ImportError('old')"  # the refused update changed nothing
+    assert hub.files("org/small")["registers.py"] == b"raise ImportError('old')"  # the refused update changed nothing
     assert told["commits"] == [told["pinned"], told["other"], None]

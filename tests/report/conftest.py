@@ -7,13 +7,15 @@ import pytest
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf.calibration.batches import ImageBatches
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.driver import calibrate
-from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.images.batches import ImageBatches
+from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.planted import planted_model, synthetic_images
-from ttreg_hf.report.folder import write_report
-from ttreg_hf.report.switch import NeuronSwitch, record_switch
+from ttreg_hf.report.calibration_folder import write_report
+from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
 from ttreg_hf.report.switch_file import save_switch
 
 NOTE = "A planted <toy> model."
@@ -44,7 +46,8 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     planted = planted_model(neurons_per_layer={1: 1, 2: 2})
     images = synthetic_images(40, seed=5)
     config = CalibrationConfig(num_images=40, batch_size=8)
-    result = calibrate(planted.model, list(images), config=config, images_name="<b>synthetic</b> images")
+    named = NamedImages(list(images), DataSource(description="<b>synthetic</b> images"))
+    result = calibrate(planted.model, named, config=config)
     result.save(folder)
     switch = record_switch(planted.model, batches_of(planted.model, images), result, note=NOTE)
     save_switch(switch, folder)

@@ -9,9 +9,10 @@ import shutil
 
 import pytest
 
-from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.figures import short_number
-from ttreg_hf.report.folder import write_report
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.images.data_source import DataSource
+from ttreg_hf.pictures.numbers import short_number
+from ttreg_hf.report.calibration_folder import write_report
 from ttreg_hf.report.page import render_page
 from ttreg_hf.report.switch_data import switch_data
 from ttreg_hf.report.switch_file import SWITCH_FILE
@@ -40,15 +41,20 @@ def test_page_shows_the_evidence(reported, page):
     assert result.verdict == "fixed"
     assert "register neurons found, and moving them works" in text
     assert "provisional" in text
+    assert "95 % interval, over images" in text
     for check in verification.checks:
-        assert f"{check.name} {short_number(check.value)} {short_number(check.bound)} passed" in text
+        interval = "" if check.interval is None else "{:.4f} to {:.4f} ".format(*check.interval)
+        assert f"{check.name} {check.value:.4f} {interval}{check.bound:.4f} passed" in text
     for neuron in result.register_neurons:
         assert f"{neuron.layer} / {neuron.neuron} {short_number(neuron.score)}" in text
-    for number in range(1, 11):
-        assert f"random draw {number}, moved" in text
+    draws = [draw.outlier_ratio for draw in verification.controls.random]
+    assert len(draws) == 10
+    assert f"of 10 random draws, moved: the fewest outliers {min(draws):.4f}" in text
+    assert f"of 10 random draws, moved: mean {sum(draws) / 10:.4f}" in text
     assert f"zeroed, not moved {verification.controls.zeroed.outlier_ratio:.4f}" in text
+    assert f"cosine of the pooled feature to the base model's, mean 1 {verification.feature_similarity:.4f}" in text
     low, high = verification.feature_similarity_interval
-    assert f"{verification.feature_similarity:.4f} [{low:.4f}, {high:.4f}]" in text
+    assert f"{1 - verification.feature_similarity:.4f} {1 - high:.4f} to {1 - low:.4f}" in text
     for chosen in ("norm_threshold", "detection_layer", "first_layer", "last_layer", "top_k", "shift_value"):
         assert re.search(rf"{chosen} \S+ chosen automatically", text), chosen
     assert "seed 0 given, or the default" in text
@@ -76,7 +82,11 @@ def test_page_needs_nothing_from_outside(reported, page):
 
 def test_names_from_outside_stay_text(reported):
     origin = dataclasses.replace(
-        reported.result.provenance, model=f"me/{EVIL}", images=EVIL, bad_images=(EVIL,), revision=EVIL
+        reported.result.provenance,
+        model=f"me/{EVIL}",
+        source=DataSource(repo_id=EVIL),
+        bad_images=(EVIL,),
+        revision=EVIL,
     )
     result = dataclasses.replace(reported.result, provenance=origin, reasons=(f"`{EVIL}` {EVIL}",))
     page = render_page(result, dataclasses.replace(reported.switch, note=EVIL), {})
@@ -121,7 +131,7 @@ def test_a_calibration_without_photographs_has_a_report_without_a_switch(copy):
     page = write_report(copy)[0].read_text(encoding="utf-8")
     assert "<script" not in page
     assert "The neuron switch" not in page
-    assert "random draw 10, moved" in page
+    assert "of 10 random draws, moved: mean" in page
 
 
 def test_a_clean_result_says_so_and_shows_norms_only(reported, tmp_path):
@@ -138,7 +148,7 @@ def test_a_clean_result_says_so_and_shows_norms_only(reported, tmp_path):
 
 def test_a_failed_condition_is_told_in_words(reported):
     verification = reported.result.verification
-    failed = dataclasses.replace(verification.checks[0], value=0.4)
+    failed = dataclasses.replace(verification.checks[0], value=0.4, interval=None)
     result = dataclasses.replace(
         reported.result,
         verdict="unresolved",
@@ -147,7 +157,7 @@ def test_a_failed_condition_is_told_in_words(reported):
     )
     page = render_page(result, None, {})
     assert "<li>outliers stay. Try <code>--rounds</code>.</li>" in page
-    assert "0.4 0.1 failed" in text_of(page)
+    assert "0.4000 0.1000 failed" in text_of(page)
 
 
 def test_a_checkpoint_is_no_place_for_a_report(copy):

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from ttreg_hf.calibration.batch_limit import BatchLimit
-from ttreg_hf.calibration.batches import Batch
-from ttreg_hf.calibration.outliers import OutlierRule
-from ttreg_hf.calibration.recording import Recorder
-from ttreg_hf.calibration.scores import ACTIVE
-from ttreg_hf.families import inner_layout
+from ttreg_hf.images.batches import Batch
+from ttreg_hf.measuring.batch_limit import BatchLimit
+from ttreg_hf.measuring.neuron_scores import ACTIVE
+from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
 _FIRES = 2.0  # times its mean on the other patches of the image
@@ -52,7 +51,7 @@ class Candidate:
 
 
 def rank_by_contrast(
-    model: PreTrainedModel,
+    tower: VisionTower,
     batches: Iterable[Batch],
     rule: OutlierRule,
     neurons: Sequence[RegisterNeuron],
@@ -62,32 +61,32 @@ def rank_by_contrast(
     """The neurons by contrast, highest first, then by layer and index; those that fire everywhere come last.
 
     Args:
-        model: base, or patched by an earlier round.
+        tower: of the base model, or patched by an earlier round.
         batches: images that did not score.
         rule: which tokens are outliers.
         neurons: the best by the paper's score.
         limit: how many images go through the model at once.
     """
     limit = limit or BatchLimit()
-    places = {layer: [n for n in neurons if n.layer == layer] for layer in sorted({n.layer for n in neurons})}
-    layout = inner_layout(model)
-    sums: dict[int, list[Tensor]] = {layer: [] for layer in places}
+    by_layer = {layer: [n for n in neurons if n.layer == layer] for layer in sorted({n.layer for n in neurons})}
+    layout = tower.layout
+    sums: dict[int, list[Tensor]] = {layer: [] for layer in by_layer}
     recorder = Recorder(
-        model,
-        places,
+        tower,
+        by_layer,
         norm_layers=[rule.detection_layer],
-        stop_after=max(rule.detection_layer, *places),
+        stop_after=max(rule.detection_layer, *by_layer),
     )
     with recorder:
         for _, recording in (part for batch in batches for part in limit.record(recorder, batch)):
             outliers_BN = rule.outliers(recording, layout, 0)[:, layout.patches]
             has_any = outliers_BN.any(1)
-            for layer, found in places.items():
+            for layer, found in by_layer.items():
                 index = torch.tensor([neuron.neuron for neuron in found], device=outliers_BN.device)
                 acts_BNk = recording.acts_by_layer[layer][:, layout.patches][..., index].abs()
                 sums[layer].append(_per_image(acts_BNk.double(), outliers_BN)[has_any].cpu())
     candidates = []
-    for layer, found in places.items():
+    for layer, found in by_layer.items():
         images = torch.cat(sums[layer])
         means = images.mean(0) if len(images) else torch.zeros(3, len(found))
         for neuron, (contrast, fires, quiet) in zip(found, means.T.tolist(), strict=True):

@@ -98,6 +98,8 @@ class GateConfig:
             tokens before patching.
         max_layer_share: neurons moved, over all that their layer has: where more write the outliers, moving them is
             moving the layer. (The published sets take at most 1 %.)
+        num_images: images that the verdict rests on, at most.
+        random_draws: sets of random neurons that are moved to compare with.
     """
 
     max_outlier_ratio: float = 0.1
@@ -106,3 +108,5 @@ class GateConfig:
     max_ratio_of_random: float = 0.5
     max_later_ratio: float = 0.1
     max_layer_share: float = 0.25
+    num_images: int = 48
+    random_draws: int = 10

@@ -1,20 +1,14 @@
 """The paper's controls: as many random neurons, and zeroing without moving. And what each neuron does by itself."""
 
-import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel
-
-from ttreg_hf.calibration.measuring import Measured
-from ttreg_hf.calibration.processes import Processes
-from ttreg_hf.calibration.trial import Outcome, Trial
-from ttreg_hf.families import blocks_of
-from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.intervention import Intervention, Outcome
+from ttreg_hf.measuring.measurement import Measurement
+from ttreg_hf.measuring.random_neurons import random_neurons
 from ttreg_hf.register_neuron import RegisterNeuron
 
-RANDOM_DRAWS = 10
 _MOST_EFFECTS = 64
 
 
@@ -52,56 +46,41 @@ class NeuronEffect:
 
 
 def run_controls(
-    trial: Trial, few: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, seed: int, processes: Processes
+    intervention: Intervention,
+    few: Intervention,
+    neurons: Sequence[RegisterNeuron],
+    *,
+    shift_value: str,
+    draws: int,
+    seed: int,
+    processes: Processes,
 ) -> Controls:
-    """Zeroing on the trial's images, random draws on a few of them; all processes have both."""
+    """Zeroing on the intervention's images, random draws on a few of them; all processes have both."""
 
     def outcome(moved: Sequence[RegisterNeuron] | None) -> Outcome:
         if moved is None:
-            return trial.outcome(neurons, shift_value=shift_value, shift_scale=0.0)
+            return intervention.outcome(neurons, shift_value=shift_value, shift_scale=0.0)
         return few.outcome(moved, shift_value=shift_value)
 
-    drawn = random_neurons(trial.model, neurons, draws=RANDOM_DRAWS, seed=seed)
+    drawn = random_neurons(intervention.tower, neurons, draws=draws, seed=seed)
     zeroed, *others = processes.map(outcome, [None, *drawn])
     return Controls(zeroed=zeroed, random=tuple(others))
 
 
-def random_neurons(
-    model: PreTrainedModel, neurons: Sequence[RegisterNeuron], *, draws: int, seed: int
-) -> list[tuple[RegisterNeuron, ...]]:
-    """As many other neurons of the same layers, drawn without replacement."""
-    generator = random.Random(seed)
-    blocks = blocks_of(model)
-    counts = Counter(neuron.layer for neuron in neurons)
-    taken = {(neuron.layer, neuron.neuron) for neuron in neurons}
-    others = {
-        layer: [place for place in range(down_projection(blocks[layer]).in_features) if (layer, place) not in taken]
-        for layer in sorted(counts)
-    }
-    return [
-        tuple(
-            RegisterNeuron(layer, place, 0.0)
-            for layer, places in others.items()
-            for place in generator.sample(places, min(counts[layer], len(places)))
-        )
-        for _ in range(draws)
-    ]
-
-
 def neuron_effects(
-    trial: Trial, neurons: Sequence[RegisterNeuron], *, shift_value: str, processes: Processes
+    intervention: Intervention, neurons: Sequence[RegisterNeuron], *, shift_value: str, processes: Processes
 ) -> tuple[NeuronEffect, ...]:
-    """Each of the first 64 neurons alone, on the trial's images, which all processes have."""
+    """Each of the first 64 neurons alone, on the intervention's images, which all processes have."""
 
     def effect(neuron: RegisterNeuron) -> NeuronEffect:
-        after = trial.after([neuron], shift_value=shift_value)
-        share, change = _norm_share(trial.before, after), 1 - trial.compared(after).feature_similarity
+        after = intervention.after([neuron], shift_value=shift_value)
+        share, change = _norm_share(intervention.before, after), 1 - intervention.compared(after).feature_similarity
         return NeuronEffect(neuron.layer, neuron.neuron, share, change, change / share if share > 0.001 else None)
 
     return tuple(processes.map(effect, neurons[:_MOST_EFFECTS]))
 
 
-def _norm_share(before: Measured, after: Measured) -> float:
+def _norm_share(before: Measurement, after: Measurement) -> float:
     """Mean share of the norm that the base model's outlier tokens lose."""
     lost, count = 0.0, 0
     for mask, old, new in zip(before.outliers_BN, before.norms_BN, after.norms_BN, strict=True):

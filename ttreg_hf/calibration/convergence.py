@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ttreg_hf.calibration.scores import ScoreStatistics
-from ttreg_hf.calibration.selection import rank_neurons
+from ttreg_hf.measuring.neuron_scores import ScoreStatistics, rank_neurons
 
 _FIRST = 16
 _STABLE = 0.95  # overlap of the two halves from which more images hardly change the neurons

@@ -3,17 +3,25 @@
 Letters: `L` blocks, `B` images, `N` patches, `K` tokens above the threshold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.norms import NormReport, NormStatistics, norm_report, paper_threshold
-from ttreg_hf.calibration.outliers import Content, OutlierRule
-from ttreg_hf.calibration.patch_norms import PatchNorms
-from ttreg_hf.calibration.populations import PopulationConfig, Populations, two_populations
+from ttreg_hf.images.batches import Batch
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.batch_limit import BatchLimit
+from ttreg_hf.measuring.norms import NormReport, NormStatistics, norm_report, paper_threshold
+from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
+from ttreg_hf.measuring.patch_norms import PatchNorms
+from ttreg_hf.measuring.populations import PopulationConfig, Populations, two_populations
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
+
+MOST_IMAGES_KEPT = 256
+"""Images whose norms are kept patch by patch, over all processes."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,25 @@ class InspectionConfig:
     begin_share: float = 0.25
     end_share: float = 0.75
     rare: float = 0.01
+
+
+def norms_of(
+    tower: VisionTower, batches: Iterable[Batch], processes: Processes, limit: BatchLimit
+) -> tuple[NormStatistics, PatchNorms]:
+    """Norms of all patch tokens at every block, of all processes' images; those of the first images one by one."""
+    layout = tower.layout
+    statistics, patch_norms = NormStatistics(tower.num_layers, tower.trunk.device), PatchNorms()
+    with Recorder(tower) as recorder:
+        for batch in batches:
+            for indices, recording in limit.record(recorder, batch):
+                norms_LBN = recording.norms_LBT[:, :, layout.patches]
+                statistics.add(norms_LBN)
+                first = sum(index < MOST_IMAGES_KEPT for index in indices)
+                if first:
+                    patch_norms.add(recording.embedding_norms_BT[:first, layout.patches], norms_LBN[:, :first])
+    statistics.merge_processes(processes)
+    patch_norms.merge_processes(processes)
+    return statistics, patch_norms
 
 
 @dataclass(frozen=True)

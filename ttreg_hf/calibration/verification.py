@@ -3,23 +3,19 @@
 Letters: `L` blocks, `B` images.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from transformers import PreTrainedModel
-
-from ttreg_hf.calibration.attention import MapChanges, map_changes
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.controls import Controls, NeuronEffect, neuron_effects, run_controls
-from ttreg_hf.calibration.intervals import interval_of_mean, interval_of_ratio
-from ttreg_hf.calibration.later_blocks import later_outlier_fractions
-from ttreg_hf.calibration.measuring import Measured
-from ttreg_hf.calibration.processes import Processes
-from ttreg_hf.calibration.trial import Trial
-from ttreg_hf.families import blocks_of
-from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.calibration.later_outliers import later_outlier_fractions
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.intervals import interval_of_mean, interval_of_ratio
+from ttreg_hf.measuring.intervention import Intervention
+from ttreg_hf.measuring.map_changes import MapChanges, map_changes
+from ttreg_hf.measuring.measurement import Measurement
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
 _FEW_IMAGES = 16  # with outliers; what needs a pass for each of many sets is measured on these
@@ -41,12 +37,14 @@ class GateCheck:
         value: the measurement.
         bound: it has to be at most this.
         remedy: what to try where it is not.
+        interval: 95 %, over images; `None` where there is none.
     """
 
     name: str
     value: float
     bound: float
     remedy: str
+    interval: tuple[float, float] | None = None
 
     @property
     def passed(self) -> bool:
@@ -54,12 +52,11 @@ class GateCheck:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Comparison:
     """A base model and its patched twin on the same images. Intervals are 95 %, over images.
 
     Args:
         num_images: images compared.
-        in_sample: whether an earlier stage has seen these images.
         outlier_fraction_before: share of the base model's patches above the threshold, at the detection block.
         outlier_fraction_after: share of the patched model's.
         outlier_ratio_interval: of after / before; `None` where there were none before.
@@ -71,17 +68,9 @@ class Verification:
         feature_similarity: mean cosine between the pooled features of the two.
         feature_similarity_interval: of it.
         min_feature_similarity: the smallest.
-        maps: attention and mean patch feature; `None` if not measured.
-        controls: the same number of neurons used otherwise; `None` if not measured.
-        neurons: each neuron alone; empty if not measured.
-        checks: conditions of the verdict; empty if not judged.
-        later_outlier_fractions: share of the patched model's patches in a second population of norms, at each block
-            after the detection block; empty if that is the last, or if not measured.
-        layer_share: neurons moved, over all of their layer, where that is largest; `None` if not measured.
     """
 
     num_images: int
-    in_sample: bool
     outlier_fraction_before: float
     outlier_fraction_after: float
     outlier_ratio_interval: tuple[float, float] | None
@@ -93,12 +82,6 @@ class Verification:
     feature_similarity: float
     feature_similarity_interval: tuple[float, float]
     min_feature_similarity: float
-    maps: MapChanges | None = None
-    controls: Controls | None = None
-    neurons: tuple[NeuronEffect, ...] = ()
-    checks: tuple[GateCheck, ...] = ()
-    later_outlier_fractions: tuple[float, ...] = ()
-    layer_share: float | None = None
 
     @property
     def outlier_ratio(self) -> float:
@@ -106,13 +89,47 @@ class Verification:
         return self.outlier_fraction_after / self.outlier_fraction_before if self.outlier_fraction_before else 1.0
 
     @property
+    def drift(self) -> float:
+        """1 - mean cosine of the pooled feature to the base model's."""
+        return 1 - self.feature_similarity
+
+    @property
+    def drift_interval(self) -> tuple[float, float]:
+        low, high = self.feature_similarity_interval
+        return 1 - high, 1 - low
+
+
+@dataclass(frozen=True)
+class Verification(Comparison):
+    """A comparison, what it is held against, and the conditions of the verdict.
+
+    Args:
+        in_sample: whether an earlier stage has seen these images.
+        maps: attention and mean patch feature.
+        controls: the same number of neurons used otherwise.
+        neurons: each neuron alone.
+        later_outlier_fractions: share of the patched model's patches in a second population of norms, at each block
+            after the detection block; empty if that is the last.
+        layer_share: neurons moved, over all of their layer, where that is largest.
+        checks: conditions of the verdict.
+    """
+
+    in_sample: bool
+    maps: MapChanges
+    controls: Controls
+    neurons: tuple[NeuronEffect, ...]
+    later_outlier_fractions: tuple[float, ...]
+    layer_share: float
+    checks: tuple[GateCheck, ...]
+
+    @property
     def verdict(self) -> str:
         """`fixed` if every condition holds, else `unresolved`."""
-        return FIXED if self.checks and all(check.passed for check in self.checks) else UNRESOLVED
+        return FIXED if all(check.passed for check in self.checks) else UNRESOLVED
 
 
 def verify(
-    trial: Trial,
+    intervention: Intervention,
     neurons: Sequence[RegisterNeuron],
     *,
     shift_value: str,
@@ -124,35 +141,52 @@ def verify(
     """Everything that is measured of a set of neurons, and the conditions of the verdict.
 
     Args:
-        trial: on the images to verify with.
+        intervention: on the images to verify with.
         neurons: to move; at least one.
         shift_value: as the patched model will use it.
         in_sample: whether an earlier stage has seen these images.
         gate: bounds of the conditions.
         seed: of the random draws.
-        processes: those that have such a trial, on the same images; each runs its share of the controls.
+        processes: those that have such an intervention, on the same images; each runs its share of the controls.
     """
-    processes = processes or Processes()
-    patched, after = trial.patched(neurons, shift_value=shift_value), trial.after(neurons, shift_value=shift_value)
-    few = trial.on_few(_FEW_IMAGES)
-    found = compare(trial.before, after, in_sample=in_sample)
-    found = dataclasses.replace(
-        found,
-        maps=map_changes(trial.model, patched, trial.batches, detection_layer=trial.rule.detection_layer),
-        controls=run_controls(trial, few, neurons, shift_value=shift_value, seed=seed, processes=processes),
-        neurons=neuron_effects(few, neurons, shift_value=shift_value, processes=processes),
-        later_outlier_fractions=later_outlier_fractions(trial.before, after, trial.rule),
-        layer_share=_layer_share(trial.model, neurons),
+    processes, tower = processes or Processes(), intervention.tower
+    patched = intervention.patched(neurons, shift_value=shift_value)
+    after = intervention.after(neurons, shift_value=shift_value)
+    few = intervention.on_few(_FEW_IMAGES)
+    comparison = compare(intervention.before, after)
+    controls = run_controls(
+        intervention,
+        few,
+        neurons,
+        shift_value=shift_value,
+        draws=gate.random_draws,
+        seed=seed,
+        processes=processes,
     )
-    return dataclasses.replace(found, checks=gate_checks(found, gate))
+    later, share = later_outlier_fractions(intervention.before, after, intervention.rule), _layer_share(tower, neurons)
+    return Verification(
+        **{field.name: getattr(comparison, field.name) for field in fields(comparison)},
+        in_sample=in_sample,
+        maps=map_changes(
+            tower,
+            patched,
+            intervention.batches,
+            detection_layer=intervention.rule.detection_layer,
+            limit=intervention.limit,
+        ),
+        controls=controls,
+        neurons=neuron_effects(few, neurons, shift_value=shift_value, processes=processes),
+        later_outlier_fractions=later,
+        layer_share=share,
+        checks=gate_checks(comparison, controls, later, share, gate),
+    )
 
 
-def compare(before: Measured, after: Measured, *, in_sample: bool) -> Verification:
+def compare(before: Measurement, after: Measurement) -> Comparison:
     """What patching changed."""
     similarity_B = after.similarity_to(before)
-    return Verification(
+    return Comparison(
         num_images=before.num_images,
-        in_sample=in_sample,
         outlier_fraction_before=before.outlier_fraction,
         outlier_fraction_after=after.outlier_fraction,
         outlier_ratio_interval=interval_of_ratio(after.outliers_B, before.outliers_B),
@@ -167,23 +201,26 @@ def compare(before: Measured, after: Measured, *, in_sample: bool) -> Verificati
     )
 
 
-def gate_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
-    """The conditions of `fixed`, with what was measured. The controls must have been run."""
-    assert found.controls is not None
-    zeroed_drift = max(0.0, 1 - found.controls.zeroed.feature_similarity)
-    best_random = min(draw.outlier_ratio for draw in found.controls.random)
+def gate_checks(
+    found: Comparison, controls: Controls, later_fractions: Sequence[float], layer_share: float, gate: GateConfig
+) -> tuple[GateCheck, ...]:
+    """The conditions of `fixed`, with what was measured."""
+    zeroed_drift = max(0.0, 1 - controls.zeroed.feature_similarity)
+    best_random = min(draw.outlier_ratio for draw in controls.random)
     return (
         GateCheck(
             "outliers after / before",
             found.outlier_ratio,
             gate.max_outlier_ratio,
             "Try more images (`--num-images`), another `--last-layer`, or another round (`--rounds`).",
+            found.outlier_ratio_interval,
         ),
         GateCheck(
             "feature drift (1 - mean cosine to the base model)",
-            1 - found.feature_similarity,
+            found.drift,
             max(gate.max_drift, gate.max_drift_of_zeroed * zeroed_drift),
             "Try a later `--first-layer` or a smaller `--top-k`: some of these neurons carry features.",
+            found.drift_interval,
         ),
         GateCheck(
             "outliers after / before, over the best of the random draws",
@@ -191,50 +228,40 @@ def gate_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
             gate.max_ratio_of_random,
             "Random neurons take the outliers away too, so these are not special: check `--norm-threshold`.",
         ),
-        *_later_checks(found, gate),
-        *_share_checks(found, gate),
-    )
-
-
-def _later_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
-    """None where no block follows the detection block."""
-    if not found.later_outlier_fractions:
-        return ()
-    worst = max(found.later_outlier_fractions)
-    first = len(found.max_norm_after) - len(found.later_outlier_fractions)
-    layer = first + found.later_outlier_fractions.index(worst)
-    return (
-        GateCheck(
-            "patches in a second population at a later block / outliers before",
-            worst / found.outlier_fraction_before if found.outlier_fraction_before else float(worst > 0),
-            gate.max_later_ratio,
-            f"Outliers stay or begin after block {first - 1}, by which they were told, most at block {layer}: try "
-            f"`--detection-layer {layer}`.",
-        ),
-    )
-
-
-def _share_checks(found: Verification, gate: GateConfig) -> tuple[GateCheck, ...]:
-    """None in files of earlier versions."""
-    if found.layer_share is None:
-        return ()
-    return (
+        *_later_checks(found, later_fractions, gate),
         GateCheck(
             "neurons moved / neurons of their layer",
-            found.layer_share,
+            layer_share,
             gate.max_layer_share,
             "A whole layer writes these outliers, not a few register neurons: this method does not treat them.",
         ),
     )
 
 
-def _layer_share(model: PreTrainedModel, neurons: Sequence[RegisterNeuron]) -> float:
+def _later_checks(found: Comparison, later_fractions: Sequence[float], gate: GateConfig) -> tuple[GateCheck, ...]:
+    """None where no block follows the detection block."""
+    if not later_fractions:
+        return ()
+    worst = max(later_fractions)
+    first = len(found.max_norm_after) - len(later_fractions)
+    layer = first + later_fractions.index(worst)
+    return (
+        GateCheck(
+            "patches in a second population at a later block / outliers before",
+            worst / found.outlier_fraction_before if found.outlier_fraction_before else float(worst > 0),
+            gate.max_later_ratio,
+            f"Outliers stay or begin after block {first - 1}, where they were detected, most at block {layer}: try "
+            f"`--detection-layer {layer}`.",
+        ),
+    )
+
+
+def _layer_share(tower: VisionTower, neurons: Sequence[RegisterNeuron]) -> float:
     """The largest over the layers."""
-    blocks = blocks_of(model)
     counts = Counter(neuron.layer for neuron in neurons)
-    return max(count / down_projection(blocks[layer]).in_features for layer, count in counts.items())
+    return max(count / tower.widths[layer] for layer, count in counts.items())
 
 
-def _tail(measured: Measured) -> tuple[float, ...]:
-    patches = measured.norms.patches
+def _tail(measurement: Measurement) -> tuple[float, ...]:
+    patches = measurement.norms.patches
     return tuple((patches.quantile(0.999) / patches.quantile(0.5)).tolist())

@@ -6,19 +6,19 @@ from typing import Annotated
 import typer
 
 import ttreg_hf
-from ttreg_hf.cli.applying import apply
-from ttreg_hf.cli.calibrating import calibrate
-from ttreg_hf.cli.environment import env
-from ttreg_hf.cli.evaluating import evaluate
-from ttreg_hf.cli.inspecting import inspect
-from ttreg_hf.cli.listing import list_checkpoints
-from ttreg_hf.cli.push import push
-from ttreg_hf.cli.quickstart import quickstart
-from ttreg_hf.cli.reporting import report
-from ttreg_hf.cli.sync_code import sync_code
-from ttreg_hf.cli.verbs import as_verb
-from ttreg_hf.cli.verifying import verify
-from ttreg_hf.cli.visualizing import visualize
+from ttreg_hf.cli.apply_command import apply
+from ttreg_hf.cli.calibrate_command import calibrate
+from ttreg_hf.cli.command import as_verb
+from ttreg_hf.cli.env_command import env
+from ttreg_hf.cli.evaluate_command import evaluate
+from ttreg_hf.cli.inspect_command import inspect
+from ttreg_hf.cli.list_command import list_checkpoints
+from ttreg_hf.cli.push_command import push
+from ttreg_hf.cli.quickstart_command import quickstart
+from ttreg_hf.cli.report_command import report
+from ttreg_hf.cli.sync_code_command import sync_code
+from ttreg_hf.cli.verify_command import verify
+from ttreg_hf.cli.visualize_command import visualize
 
 app = typer.Typer(
     name="ttreg",

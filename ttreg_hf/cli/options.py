@@ -1,5 +1,6 @@
-"""Options that several verbs share, each declared once."""
+"""Options that several verbs share, each declared once; a verb takes those that belong together as one dataclass."""
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +62,7 @@ NormThreshold = Annotated[
     ),
 ]
 DetectionLayer = Annotated[
-    int | None, typer.Option(help="Block that outliers are told by; -1 is the last.", rich_help_panel=_SEARCH)
+    int | None, typer.Option(help="Block where outliers are detected; -1 is the last.", rich_help_panel=_SEARCH)
 ]
 FirstLayer = Annotated[int | None, typer.Option(help="First block searched.", rich_help_panel=_SEARCH)]
 LastLayer = Annotated[int | None, typer.Option(help="Last block searched, inclusive.", rich_help_panel=_SEARCH)]
@@ -111,3 +112,57 @@ EarlyStop = Annotated[
         "--early-stop", help="Stop when two halves of the images agree on the neurons.", rich_help_panel=_RUN
     ),
 ]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How MODEL is loaded."""
+
+    revision: Revision = None
+    trust_remote_code: TrustRemoteCode = False
+    token: Token = None
+    device: Device = None
+    dtype: DtypeOption = None
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images."""
+
+    dataset: Dataset = None
+    split: Split = None
+    image_column: ImageColumn = None
+    num_images: NumImages = None
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """How outliers are detected; named as fields of `CalibrationConfig`."""
+
+    batch_size: BatchSize = None
+    norm_threshold: NormThreshold = None
+    detection_layer: DetectionLayer = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How register neurons are searched; named as fields of `CalibrationConfig`."""
+
+    first_layer: FirstLayer = None
+    last_layer: LastLayer = None
+    top_k: TopK = None
+    max_active_fraction: MaxActiveFraction = None
+    detect_on_prefix: DetectOnPrefix = False
+    rounds: Rounds = None
+    budget: Budget = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes; does not change what is found, but `early_stop`."""
+
+    workers: Workers = None
+    max_bad_images: MaxBadImages = 0.01
+    save_every: SaveEvery = 10_000
+    resume: Resume = False
+    early_stop: EarlyStop = False

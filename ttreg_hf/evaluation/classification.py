@@ -3,7 +3,7 @@
 Letters: `B` images, `C` classes, `D` channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ttreg_hf.evaluation.examples import LabelledBatches
+from ttreg_hf.evaluation.ground_truth import LABEL
 from ttreg_hf.evaluation.scores import Scores, Tally
-from ttreg_hf.evaluation.tokens import read_tokens
-from ttreg_hf.evaluation.truth import LABEL
-from ttreg_hf.families import image_inputs
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,12 @@ def classified(metric: str, found_B: Any, test: Labelled) -> Scores:
 def global_features(model: PreTrainedModel, images: LabelledBatches) -> Labelled:
     """CLS or the pooled feature of every image, from all processes."""
     found: list[tuple[int, Any, int | None]] = []
-    for batch, truths in images:
-        features = read_tokens(model, batch.pixel_values).global_BD.cpu().numpy()
-        found += [(truth.place, each, truth.label) for truth, each in zip(truths, features, strict=True)]
+    with Recorder(VisionTower.of(model), norm_layers=[]) as recorder:
+        for batch, truths in images:
+            feature_BD = recorder(batch.pixel_values).feature_BD
+            assert feature_BD is not None  # all blocks ran
+            features = feature_BD.cpu().numpy()
+            found += [(truth.place, each, truth.label) for truth, each in zip(truths, features, strict=True)]
     return gathered(images, found)
 
 
@@ -115,6 +118,8 @@ class KnnClassification:
     truths: ClassVar[tuple[str, ...]] = (LABEL,)
     learns: ClassVar[bool] = True
     whole_images: ClassVar[bool] = False
+    hub_task: ClassVar[str] = "image-classification"
+    hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
     def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Top-1 accuracy."""
@@ -137,6 +142,8 @@ class LinearClassification:
     truths: ClassVar[tuple[str, ...]] = (LABEL,)
     learns: ClassVar[bool] = True
     whole_images: ClassVar[bool] = False
+    hub_task: ClassVar[str] = "image-classification"
+    hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
     def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Top-1 accuracy."""
@@ -163,6 +170,8 @@ class ZeroShotClassification:
     truths: ClassVar[tuple[str, ...]] = (LABEL,)
     learns: ClassVar[bool] = False
     whole_images: ClassVar[bool] = False
+    hub_task: ClassVar[str] = "zero-shot-image-classification"
+    hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
     @torch.no_grad()
     def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
@@ -171,7 +180,6 @@ class ZeroShotClassification:
         Raises:
             ValueError: a model without a text tower, no class names, or a label without one.
         """
-        tower: Any = model
         if not hasattr(model, "get_text_features"):
             raise ValueError(
                 f"Zero-shot classification needs a model with a text tower, got {type(model).__name__}. Apply to the "
@@ -183,10 +191,11 @@ class ZeroShotClassification:
                 "Zero-shot classification needs the names of the classes, but the data set's labels have none. Give "
                 "`class_names` (`--class-name`), in the order of the labels."
             )
-        texts_CD, tally = self._text_features(tower, names), Tally()
+        both_towers: Any = model
+        tower, texts_CD, tally = VisionTower.of(model), self._text_features(both_towers, names), Tally()
         for batch, truths in test:
-            inputs = image_inputs(model, batch.pixel_values.to(device=model.device, dtype=model.dtype))
-            features_BD = nn.functional.normalize(_pooled(tower.get_image_features(**inputs)), dim=-1)
+            images = both_towers.get_image_features(**tower.inputs(batch.pixel_values))
+            features_BD = nn.functional.normalize(_pooled(images), dim=-1)
             for truth, found in zip(truths, (features_BD @ texts_CD.T).argmax(1).tolist(), strict=True):
                 if not 0 <= (truth.label or 0) < len(names):
                     raise ValueError(
@@ -196,17 +205,17 @@ class ZeroShotClassification:
                 tally.add("top-1", truth.place, float(found == truth.label))
         return tally.scores(test.processes)
 
-    def _text_features(self, tower: Any, names: tuple[str, ...]) -> Tensor:
+    def _text_features(self, model: Any, names: tuple[str, ...]) -> Tensor:
         """`(C, D)`, of length 1."""
-        tokenizer = self.tokenizer or _tokenizer_of(tower)
-        length = tower.config.text_config.max_position_embeddings
+        tokenizer = self.tokenizer or _tokenizer_of(model)
+        length = model.config.text_config.max_position_embeddings
         features = []
         for name in names:
             sentences = [template.format(name) for template in self.templates]
             inputs = tokenizer(
                 sentences, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            ).to(tower.device)
-            each = nn.functional.normalize(_pooled(tower.get_text_features(**inputs)), dim=-1)
+            ).to(model.device)
+            each = nn.functional.normalize(_pooled(model.get_text_features(**inputs)), dim=-1)
             features.append(nn.functional.normalize(each.mean(0), dim=-1))
         return torch.stack(features)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttreg_hf.calibration.batches import Batch, ImageBatches
-from ttreg_hf.calibration.passes import Progress
-from ttreg_hf.calibration.processes import Processes
-from ttreg_hf.evaluation.truth import BOX_FORMATS, BOXES, LABEL, MASK, Truth, read_boxes, read_mask, size_of
+from ttreg_hf.evaluation.ground_truth import BOX_FORMATS, BOXES, LABEL, MASK, Truth, read_boxes, read_mask, size_of
+from ttreg_hf.images.batches import Batch, ImageBatches
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.images.progress import Progress
 
 # how data sets call their columns, and what is tried in this order; a dot leads into a column of columns
 _USUAL = {

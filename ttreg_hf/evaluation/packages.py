@@ -2,7 +2,7 @@
 
 import importlib.util
 
-_NEEDED = {"sklearn": "scikit-learn", "scipy": "scipy", "torchmetrics": "torchmetrics"}
+_NEEDED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 
 
 def check_packages() -> None:

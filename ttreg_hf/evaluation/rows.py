@@ -1,11 +1,11 @@
 """The models that are measured beside each other: what patching does, and what would have happened anyway."""
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.families import blocks_of
-from ttreg_hf.modeling.ttreg_base import down_projection, neurons_by_layer
+from ttreg_hf.measuring.random_neurons import random_neurons
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.register_neuron import RegisterNeuron
 
 BASE, PATCHED, ZEROED, RANDOM, TRAINED = "base", "patched", "zeroed, not moved", "random neurons", "trained registers"
 
@@ -32,29 +32,12 @@ def model_rows(
         "shift_fill": config.shift_fill,
         "shift_scale": config.shift_scale,
     }
+    listed = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in neurons]
+    (others,) = random_neurons(VisionTower.of(patched), listed, draws=1, seed=seed)
     rows = {
         BASE: add_test_time_registers(patched, []),
         PATCHED: add_test_time_registers(patched, neurons, **options),
         ZEROED: add_test_time_registers(patched, neurons, **{**options, "shift_scale": 0.0, "shift_fill": "zero"}),
-        RANDOM: add_test_time_registers(patched, random_neurons(patched, seed=seed), **options),
+        RANDOM: add_test_time_registers(patched, others, **options),
     }
     return rows if trained_registers is None else {**rows, TRAINED: trained_registers}
-
-
-def random_neurons(patched: PreTrainedModel, *, seed: int = 0) -> list[list[int]]:
-    """As many `[layer, neuron]` pairs of each layer as are register neurons there, and none of these; drawn once each.
-
-    Raises:
-        ValueError: a layer does not have that many others.
-    """
-    random, drawn = np.random.default_rng(seed), []
-    for layer, taken in sorted(neurons_by_layer(patched.config.register_neurons).items()):
-        width = down_projection(blocks_of(patched)[layer]).in_features
-        others = np.setdiff1d(np.arange(width), taken)
-        if len(others) < len(taken):
-            raise ValueError(
-                f"Random neurons are others than the register neurons, but layer {layer} has {len(taken)} of these "
-                f"among {width}. Leave most of a layer's neurons alone."
-            )
-        drawn += [[layer, int(neuron)] for neuron in random.choice(others, len(taken), replace=False)]
-    return drawn

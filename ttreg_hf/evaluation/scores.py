@@ -1,8 +1,7 @@
 """What a task finds out about each image, and how it becomes one figure with an interval.
 
 Every figure is a mean over columns of a ratio of sums over images: CorLoc and accuracies have one column and count 1
-for each image; of an mIoU the columns are classes, numerators intersections and denominators unions. So a figure is
-never a mean of means, and images can be drawn again without looking at them again.
+for each image; of an mIoU the columns are classes, numerators intersections and denominators unions.
 
 Letters: `B` images, `C` columns, `S` samples.
 """
@@ -13,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ttreg_hf.calibration.processes import Processes
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.intervals import Bootstrap, Interval, mean_ratio
 
 
 @dataclass(frozen=True)
@@ -39,71 +39,28 @@ class Scores:
         return float(mean_ratio(self.numerators_BC.sum(0), self.denominators_BC.sum(0)))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A figure and where it may lie, were the images others."""
-
-    value: float
-    low: float
-    high: float
+def interval_of(bootstrap: Bootstrap, scores: Scores) -> Interval:
+    """Of one row."""
+    return Interval(scores.value(), *bootstrap.bounds(_samples(bootstrap, scores)))
 
 
-def mean_ratio(numerators: Any, denominators: Any) -> Any:
-    """Mean over the last axis of numerators / denominators, of the columns whose denominator is not 0.
+def interval_of_difference(bootstrap: Bootstrap, scores: Scores, base: Scores) -> Interval:
+    """Of a row minus another, both on the same images.
 
-    Returns:
-        The leading axes; NaN where no column is left.
+    Raises:
+        ValueError: they are not.
     """
-    present = denominators > 0
-    ratios = np.divide(numerators, denominators, out=np.zeros_like(numerators), where=present)
-    count = present.sum(-1)
-    return np.where(count > 0, ratios.sum(-1) / np.maximum(count, 1), np.nan)
+    if scores.places != base.places:
+        raise ValueError(
+            f"Rows are compared on the same images, got {len(scores.places)} and {len(base.places)} of them for "
+            f"{scores.metric}. Evaluate both on one data set that does not change."
+        )
+    samples_S = _samples(bootstrap, scores) - _samples(bootstrap, base)
+    return Interval(scores.value() - base.value(), *bootstrap.bounds(samples_S))
 
 
-class Bootstrap:
-    """Percentile intervals over images drawn again with replacement; every row is drawn the same images.
-
-    Args:
-        num_images: images to draw from, and to draw.
-        resamples: how often.
-        confidence: share of the samples within an interval.
-        seed: of the draws.
-
-    Source: Efron & Tibshirani 1993, percentile method; paired, because rows see the same images.
-    """
-
-    def __init__(self, num_images: int, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> None:
-        self._confidence = confidence
-        shares = np.full(num_images, 1 / num_images)
-        self._times_SB = np.random.default_rng(seed).multinomial(num_images, shares, size=resamples).astype(np.float64)
-
-    def interval(self, scores: Scores) -> Interval:
-        """Of one row."""
-        return self._interval(scores.value(), self._values(scores))
-
-    def difference(self, scores: Scores, base: Scores) -> Interval:
-        """Of a row minus another, both on the same images.
-
-        Raises:
-            ValueError: they are not.
-        """
-        if scores.places != base.places:
-            raise ValueError(
-                f"Rows are compared on the same images, got {len(scores.places)} and {len(base.places)} of them for "
-                f"{scores.metric}. Evaluate both on one data set that does not change."
-            )
-        return self._interval(scores.value() - base.value(), self._values(scores) - self._values(base))
-
-    def _values(self, scores: Scores) -> Any:
-        return mean_ratio(self._times_SB @ scores.numerators_BC, self._times_SB @ scores.denominators_BC)
-
-    def _interval(self, value: float, samples_S: Any) -> Interval:
-        outside = (1 - self._confidence) / 2
-        drawn = samples_S[~np.isnan(samples_S)]
-        if not len(drawn):
-            return Interval(value, float("nan"), float("nan"))
-        low, high = np.quantile(drawn, [outside, 1 - outside])
-        return Interval(value, float(low), float(high))
+def _samples(bootstrap: Bootstrap, scores: Scores) -> Any:
+    return bootstrap.samples(scores.numerators_BC, scores.denominators_BC)
 
 
 @dataclass

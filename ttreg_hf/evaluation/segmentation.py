@@ -3,6 +3,7 @@
 Letters: `H`, `W` height and width of a mask in pixels, `h`, `w` patches in height and width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ttreg_hf.evaluation.examples import LabelledBatches
+from ttreg_hf.evaluation.ground_truth import MASK, counted_pixels
 from ttreg_hf.evaluation.scores import Scores, Tally
-from ttreg_hf.evaluation.truth import MASK, counted_pixels
-from ttreg_hf.maps import image_maps
+from ttreg_hf.measuring.image_maps import MapRecorder
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class AttentionSegmentation:
     truths: ClassVar[tuple[str, ...]] = (MASK,)
     learns: ClassVar[bool] = False
     whole_images: ClassVar[bool] = True
+    hub_task: ClassVar[str] = "image-segmentation"
+    hub_metrics: ClassVar[Mapping[str, str]] = {
+        "mIoU": "mean_iou",
+        "pixel accuracy": "pixel_accuracy",
+        "mAP": "average_precision",
+    }
 
     @torch.no_grad()
     def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
@@ -88,11 +95,12 @@ class AttentionSegmentation:
             ValueError: no mask has a foreground.
         """
         tally = Tally()
-        for batch, truths in test:
-            for truth, maps in zip(truths, image_maps(model, batch.pixel_values, detection_layer=-1), strict=True):
-                figures = attention_figures(maps.attention, truth.mask, ignore_index=self.ignore_index)
-                if figures is not None:
-                    tally.add("mIoU", truth.place, figures.intersections, figures.unions)
-                    tally.add("pixel accuracy", truth.place, sum(figures.intersections), figures.pixels)
-                    tally.add("mAP", truth.place, figures.average_precision)
+        with MapRecorder(model, detection_layer=-1) as maps_of:
+            for batch, truths in test:
+                for truth, maps in zip(truths, maps_of(batch.pixel_values), strict=True):
+                    figures = attention_figures(maps.attention, truth.mask, ignore_index=self.ignore_index)
+                    if figures is not None:
+                        tally.add("mIoU", truth.place, figures.intersections, figures.unions)
+                        tally.add("pixel accuracy", truth.place, sum(figures.intersections), figures.pixels)
+                        tally.add("mAP", truth.place, figures.average_precision)
         return tally.scores(test.processes)

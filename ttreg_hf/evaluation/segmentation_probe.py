@@ -6,6 +6,7 @@ process adds up the gradient of those that are its own, and one sum makes a step
 Letters: `B` images, `C` classes, `D` channels, `h`, `w` patches in height and width, `H`, `W` a mask's pixels.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ttreg_hf.calibration.processes import Processes
 from ttreg_hf.evaluation.examples import LabelledBatches
+from ttreg_hf.evaluation.ground_truth import MASK, Truth, counted_pixels
 from ttreg_hf.evaluation.scores import Scores, Tally
-from ttreg_hf.evaluation.tokens import read_tokens
-from ttreg_hf.evaluation.truth import MASK, counted_pixels
+from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def pixels_by_patch(mask_HW: Any, grid: tuple[int, int], num_classes: int, ignor
 
 def class_counts(predicted_HW: Tensor, mask_HW: Tensor, num_classes: int, ignore_index: int | None) -> tuple[Any, Any]:
     """Intersections and unions of one image, `(C,)` each, in pixels."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    confusion_CC = multiclass_confusion_matrix(predicted_HW, mask_HW, num_classes, ignore_index=ignore_index)
+    counts = torch.from_numpy(counted_pixels(mask_HW.numpy(), ignore_index))
+    pairs = num_classes * mask_HW[counts].long() + predicted_HW[counts].long()
+    confusion_CC = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
     both_C = confusion_CC.diagonal()
     return both_C.numpy(), (confusion_CC.sum(0) + confusion_CC.sum(1) - both_C).numpy()
 
@@ -76,6 +78,8 @@ class SegmentationProbe:
     truths: ClassVar[tuple[str, ...]] = (MASK,)
     learns: ClassVar[bool] = True
     whole_images: ClassVar[bool] = True
+    hub_task: ClassVar[str] = "image-segmentation"
+    hub_metrics: ClassVar[Mapping[str, str]] = {"mIoU": "mean_iou", "pixel accuracy": "pixel_accuracy"}
 
     def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """mIoU over the classes that occur or are predicted, and pixel accuracy.
@@ -88,8 +92,8 @@ class SegmentationProbe:
         lessons, num_classes = self._lessons(model, train)
         probe = self._learn(lessons, num_classes, train.processes, model.device)
         tally = Tally()
-        for batch, truths in test:
-            logits_BChw = self._logits(probe, read_tokens(model, batch.pixel_values).patches_BDhw)
+        for patches_BDhw, truths in _final_patches(model, test):
+            logits_BChw = self._logits(probe, patches_BDhw)
             for truth, logits_Chw in zip(truths, logits_BChw, strict=True):
                 self._check(truth.mask, num_classes, truth.place)
                 logits_CHW = nn.functional.interpolate(logits_Chw[None], size=truth.mask.shape, mode="bilinear")[0]
@@ -103,8 +107,8 @@ class SegmentationProbe:
 
     def _lessons(self, model: PreTrainedModel, train: LabelledBatches) -> tuple[list[_Lesson], int]:
         read: list[tuple[int, Tensor, Any]] = []
-        for batch, truths in train:
-            features = read_tokens(model, batch.pixel_values).patches_BDhw.half().cpu()
+        for patches_BDhw, truths in _final_patches(model, train):
+            features = patches_BDhw.half().cpu()
             read += [(truth.place, each, truth.mask) for truth, each in zip(truths, features, strict=True)]
         largest = [int(mask[counted_pixels(mask, self.ignore_index)].max(initial=0)) for _, _, mask in read]
         learned = max(train.processes.collect(largest), default=0)
@@ -195,3 +199,12 @@ def _gradients(
         found = torch.autograd.grad(loss, parameters)
         gradients += torch.cat([*(each.flatten() for each in found), pixels_Chw.sum()[None]])
     return gradients
+
+
+def _final_patches(model: PreTrainedModel, images: LabelledBatches) -> Iterator[tuple[Tensor, list[Truth]]]:
+    """The final patch features `(B, D, h, w)` of each batch, and what is known about its images."""
+    with Recorder(VisionTower.of(model), norm_layers=[], patches=True) as recorder:
+        for batch, truths in images:
+            patches_BDhw = recorder(batch.pixel_values).patches_BDhw
+            assert patches_BDhw is not None  # all blocks ran
+            yield patches_BDhw, truths

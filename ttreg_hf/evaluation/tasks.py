@@ -21,6 +21,9 @@ class Task(Protocol):
         truths: what it needs to know about images, of `mask`, `boxes` and `label`.
         learns: whether it needs training images.
         whole_images: whether it sees whole images, resized, and not what the checkpoint's processor crops.
+
+    A task whose figures shall stand in the metadata of a model card also has `hub_task`, such as
+    `"image-classification"`, and `hub_metrics`, which says what the Hub calls its metrics: `{"top-1": "accuracy"}`.
     """
 
     name: ClassVar[str]

@@ -6,6 +6,7 @@ Source: Jiang et al. 2025 (arXiv 2506.08010), table 1: a test-time register hold
 tokens held.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,27 +17,27 @@ from transformers import PreTrainedModel
 
 from ttreg_hf.evaluation.classification import classified, gathered, linear_classes, on_first_process, training
 from ttreg_hf.evaluation.examples import LabelledBatches
+from ttreg_hf.evaluation.ground_truth import LABEL
 from ttreg_hf.evaluation.scores import Scores
-from ttreg_hf.evaluation.tokens import Tokens, read_tokens
-from ttreg_hf.evaluation.truth import LABEL
-from ttreg_hf.families import family_of, inner_layout
+from ttreg_hf.measuring.recorder import BLOCK_OUTPUT, Recorder
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.modeling.registers import TokenLayout
 
 CLS, RANDOM, LARGEST, REGISTER = "CLS", "random patch", "largest-norm patch", "test-time register"
 
 
 def pick_tokens(
-    tokens: Tokens, states_BTD: Tensor, norms_BT: Tensor, places: tuple[int, ...], seed: int
+    layout: TokenLayout, states_BTD: Tensor, norms_BT: Tensor, places: tuple[int, ...], seed: int
 ) -> dict[str, Tensor]:
     """One token of each kind that there is, `(B, D)` each.
 
     Args:
-        tokens: whose layout says where they are.
+        layout: of the tokens.
         states_BTD: the tokens to pick from.
-        norms_BT: by which the outlier token is told: the patch of largest norm, an outlier where the image has one.
+        norms_BT: by which the outlier token is detected: the patch of largest norm.
         places: of the images; the random patch depends on place and seed alone, so that rows see the same one.
         seed: of the random patches.
     """
-    layout = tokens.layout
     patches_BND, every = states_BTD[:, layout.patches], torch.arange(len(states_BTD), device=states_BTD.device)
     drawn = [int(np.random.default_rng([seed, place]).integers(patches_BND.shape[1])) for place in places]
     picked = {
@@ -50,9 +51,8 @@ def pick_tokens(
     return picked
 
 
-def kinds_of_tokens(model: PreTrainedModel) -> list[str]:
-    """The kinds that a model has."""
-    layout = inner_layout(model)
+def kinds_of_tokens(layout: TokenLayout) -> list[str]:
+    """The kinds that a model with this layout has."""
     there = {CLS: layout.num_prefix_tokens, RANDOM: 1, LARGEST: 1, REGISTER: layout.num_test_time_registers}
     return [kind for kind, count in there.items() if count]
 
@@ -77,6 +77,8 @@ class TokenProbe:
     truths: ClassVar[tuple[str, ...]] = (LABEL,)
     learns: ClassVar[bool] = True
     whole_images: ClassVar[bool] = False
+    hub_task: ClassVar[str] = "image-classification"
+    hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
     def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Top-1 accuracy of each kind of token that the model has."""
@@ -93,14 +95,17 @@ class TokenProbe:
         return found
 
     def _read(self, model: PreTrainedModel, images: LabelledBatches) -> dict[str, list[tuple[int, Any, int | None]]]:
-        found: dict[str, list[tuple[int, Any, int | None]]] = {kind: [] for kind in kinds_of_tokens(model)}
-        detection_layer = family_of(model).detection_layer if self.detection_layer is None else self.detection_layer
-        wanted = (("out", self.layer), ("out", detection_layer))
-        for batch, truths in images:
-            tokens = read_tokens(model, batch.pixel_values, wanted)
-            norms_BT = tokens.states[wanted[1]].norm(dim=-1)
-            picked = pick_tokens(tokens, tokens.states[wanted[0]], norms_BT, batch.places, self.seed)
-            for kind, token_BD in picked.items():
-                rows = zip(truths, token_BD.cpu().numpy(), strict=True)
-                found[kind] += [(truth.place, each, truth.label) for truth, each in rows]
+        tower = VisionTower.of(model)
+        found: dict[str, list[tuple[int, Any, int | None]]] = {kind: [] for kind in kinds_of_tokens(tower.layout)}
+        detection_layer, probed = tower.default_detection_layer, (BLOCK_OUTPUT, tower.layer("layer", self.layer))
+        if self.detection_layer is not None:
+            detection_layer = tower.layer("detection_layer", self.detection_layer)
+        with Recorder(tower, norm_layers=[detection_layer], states=[probed]) as recorder:
+            for batch, truths in images:
+                recording = recorder(batch.pixel_values)
+                states_BTD, norms_BT = recording.states[probed], recording.norms_LBT[0]
+                picked = pick_tokens(tower.layout, states_BTD, norms_BT, batch.places, self.seed)
+                for kind, token_BD in picked.items():
+                    rows = zip(truths, token_BD.cpu().numpy(), strict=True)
+                    found[kind] += [(truth.place, each, truth.label) for truth, each in rows]
         return found

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
-from ttreg_hf.families import inner_layout, trunk_of
+from ttreg_hf.measuring.tower import VisionTower
 
 ORIGINAL = "original"
 
@@ -43,11 +42,11 @@ class WholeImage:
         return {"pixel_values": torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()}
 
 
-def whole_image(model: PreTrainedModel, processor: Any, image_size: int | str | None) -> WholeImage | None:
+def whole_image(tower: VisionTower, processor: Any, image_size: int | str | None) -> WholeImage | None:
     """The processor for a model at a resolution.
 
     Args:
-        model: of a supported family.
+        tower: of the model.
         processor: the checkpoint's; `None` if images are float tensors.
         image_size: height and width in pixels, `"original"`, or `None` for the model's own.
 
@@ -56,10 +55,10 @@ def whole_image(model: PreTrainedModel, processor: Any, image_size: int | str | 
     """
     if processor is None:
         return None
-    patch_size = inner_layout(model).patch_size
+    patch_size = tower.base_layout.patch_size
     if image_size == ORIGINAL:
         return WholeImage(processor, None, patch_size)
-    size = _sides(image_size if image_size is not None else _own_size(model))
+    size = _sides(image_size if image_size is not None else _own_size(tower))
     if any(side % patch for side, patch in zip(size, patch_size, strict=True)):
         raise ValueError(
             f"`image_size` is a multiple of the model's patch size {patch_size[0]} x {patch_size[1]}, got {size[0]} x "
@@ -68,11 +67,11 @@ def whole_image(model: PreTrainedModel, processor: Any, image_size: int | str | 
     return WholeImage(processor, size, patch_size)
 
 
-def _own_size(model: PreTrainedModel) -> Any:
-    config = trunk_of(model).config
+def _own_size(tower: VisionTower) -> Any:
+    config = tower.trunk.config
     if hasattr(config, "image_size"):
         return config.image_size
-    return int(config.num_patches**0.5) * inner_layout(model).patch_size[0]  # SigLIP 2, which takes any
+    return int(config.num_patches**0.5) * tower.base_layout.patch_size[0]  # SigLIP 2, which takes any
 
 
 def _sides(size: Any) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 """Faster forms of what the suitcase does in plain PyTorch: installed only, opt-in, with equal results."""
 
-from ttreg_hf.kernels.choosing import use_triton
+from ttreg_hf.kernels.choice import use_triton
 
 __all__ = ["use_triton"]

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf.families import blocks_of, image_inputs, inner_layout, stock_model_class
-from ttreg_hf.modeling.ttreg_base import down_projection
+from ttreg_hf.known.support import stock_model_class
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.modeling.families import blocks_of_trunk, down_projection, layout_of_trunk
 from ttreg_hf.planted.parts import (
     quieten,
     write_content_attention,
@@ -112,14 +113,14 @@ def planted_model(
     neurons_per_layer = dict(sorted((neurons_per_layer or {2: 2}).items()))
     random = torch.Generator().manual_seed(seed)
     model = _random_model(family, seed, config_fields)
-    blocks = blocks_of(model)
+    blocks = blocks_of_trunk(model)
     if not neurons_per_layer or min(neurons_per_layer) < 1 or max(neurons_per_layer) >= len(blocks) - 1:
         raise ValueError(
             f"`neurons_per_layer` names layers from 1 to {len(blocks) - 2} (the sink needs one more), "
             f"got {sorted(neurons_per_layer)}."
         )
     if images is None:
-        patch_size = inner_layout(model).patch_size[0]
+        patch_size = layout_of_trunk(model).patch_size[0]
         images = synthetic_images(16, size=image_side(model), patch_size=patch_size, seed=seed)
     total = sum(neurons_per_layer.values())
     strengths = list(strengths or [24.0 * 0.9**rank for rank in range(total)])
@@ -166,6 +167,6 @@ def _random_model(family: str, seed: int, config_fields: Mapping[str, Any]) -> P
 
 def _largest_patch_norm(model: Any, images: Tensor) -> float:
     """Over all blocks' outputs, patches only."""
-    layout = inner_layout(model)
-    states = model(**image_inputs(model, images), output_hidden_states=True).hidden_states[1:]
+    layout = layout_of_trunk(model)
+    states = model(**VisionTower.of(model).inputs(images), output_hidden_states=True).hidden_states[1:]
     return max(float(state[:, layout.patches].norm(dim=-1).max()) for state in states)

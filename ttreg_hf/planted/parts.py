@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ttreg_hf.modeling.ttreg_base import down_projection, find_attention, find_mlp, is_gated
+from ttreg_hf.modeling.families import down_projection, find_attention, find_mlp, is_gated
 from ttreg_hf.planted.wiring import (
     filters_of,
     output_projection,

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttreg_hf.families import blocks_of, inner_layout
-from ttreg_hf.modeling.ttreg_base import find_mlp
+from ttreg_hf.modeling.families import blocks_of_trunk, find_mlp, layout_of_trunk
 from ttreg_hf.planted.parts import BRIGHT, CONSTANT, CONTRAST, OUTLIER
 from ttreg_hf.planted.wiring import input_of, write_neuron
 
@@ -30,12 +29,12 @@ def write_register_neurons(
     ordinary_norm: float,
 ) -> None:
     """Wire neurons of one layer: fire on the patches where the trigger is strongest, write the outlier channel."""
-    block = blocks_of(model)[layer]
+    block = blocks_of_trunk(model)[layer]
     direction = torch.zeros(model.config.hidden_size)
     for channel, weight in TRIGGERS[trigger].items():
         direction[channel] = weight
     trigger_BT = input_of(model, find_mlp(block)[0], images) @ direction
-    layout = inner_layout(model)
+    layout = layout_of_trunk(model)
     ranked = trigger_BT[:, layout.patches].flatten().sort(descending=True).values
     firing = max(2, round(fraction * ranked.numel()))
     bound, median = float(ranked[firing]), float(ranked[firing // 2])

@@ -10,8 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttreg_hf.families import blocks_of, family_of, image_inputs, inner_layout, trunk_of
-from ttreg_hf.modeling.ttreg_base import down_projection, find_attention, find_mlp, is_gated
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.modeling.families import (
+    blocks_of_trunk,
+    down_projection,
+    family_of_trunk,
+    find_attention,
+    find_mlp,
+    is_gated,
+    layout_of_trunk,
+)
 
 _CLOSE_TO_ONE = 20.0  # logits this far apart leave next to nothing of the rest
 _MARKED = 0.125  # coordinate of the marked rows and columns, from -1 to 1, up to whole numbers
@@ -49,7 +57,7 @@ def silence_neuron(block: nn.Module, neuron: int) -> None:
 
 def axis(model: Any, channel: int, length: float = 1.0) -> Tensor:
     """A vector `(D,)` along one channel."""
-    vector = torch.zeros(down_projection(blocks_of(model)[0]).out_features)
+    vector = torch.zeros(down_projection(blocks_of_trunk(model)[0]).out_features)
     vector[channel] = length
     return vector
 
@@ -68,7 +76,7 @@ def claim_channel(model: Any, channel: int) -> None:
     for parameter in tokens_and_positions(model).values():
         parameter[..., channel] = 0
     filters_of(model)[channel] = 0
-    for block in blocks_of(model):
+    for block in blocks_of_trunk(model):
         attention = find_attention(block)
         for linear in (output_projection(attention), down_projection(block)):
             linear.weight[channel] = 0
@@ -82,7 +90,7 @@ def claim_channel(model: Any, channel: int) -> None:
 
 def read_like(model: Any, channel: int, other: int) -> None:
     """All blocks, and a pooling head, read a channel as they read another: an outlier there makes the same sink."""
-    for block in blocks_of(model):
+    for block in blocks_of_trunk(model):
         for weight in _reading_weights(block):
             weight[:, channel] = weight[:, other]
     if (pooling := pooling_attention(model)) is not None:
@@ -105,7 +113,7 @@ def filters_of(model: Any) -> Tensor:
     projection = patch_projection(model)
     if isinstance(projection, nn.Conv2d):
         return projection.weight
-    return projection.weight.unflatten(1, (*inner_layout(model).patch_size, -1)).permute(0, 3, 1, 2)
+    return projection.weight.unflatten(1, (*layout_of_trunk(model).patch_size, -1)).permute(0, 3, 1, 2)
 
 
 def read_brightness(model: Any, channel: int, gain: float, *, offset: float = 0.0) -> None:
@@ -130,7 +138,7 @@ def position_table(model: Any) -> Tensor | None:
     for name, parameter in _embeddings(model).named_parameters():
         if "position" in name:
             rows = parameter.view(-1, parameter.shape[-1])
-            return rows[-((image_side(model) // inner_layout(model).patch_size[0]) ** 2) :]
+            return rows[-((image_side(model) // layout_of_trunk(model).patch_size[0]) ** 2) :]
     return None
 
 
@@ -145,8 +153,8 @@ def prefix_parameters(model: Any, names: Sequence[str] = _PREFIX) -> list[Tensor
 
 def pooling_attention(model: Any) -> Any:
     """The attention of a head that pools all tokens, if the model has one."""
-    head = family_of(model).pooling_head
-    trunk = trunk_of(model)
+    head = family_of_trunk(model).pooling_head
+    trunk = model
     return None if head is None or not hasattr(trunk, head) else trunk.get_submodule(head).attention
 
 
@@ -229,7 +237,7 @@ def input_of(model: Any, module: nn.Module, images: Tensor) -> Tensor:
 
     handle = module.register_forward_pre_hook(record, with_kwargs=True)
     try:
-        model(**image_inputs(model, images))
+        model(**VisionTower.of(model).inputs(images))
     except _Enough:
         pass
     finally:
@@ -239,11 +247,11 @@ def input_of(model: Any, module: nn.Module, images: Tensor) -> Tensor:
 
 def patches_of(model: Any, states_BTD: Tensor) -> Tensor:
     """The patch tokens of a state, `(B, N, D)`."""
-    return states_BTD[:, inner_layout(model).patches]
+    return states_BTD[:, layout_of_trunk(model).patches]
 
 
 def _embeddings(model: Any) -> nn.Module:
-    return trunk_of(model).get_submodule(family_of(model).embeddings)
+    return model.get_submodule(family_of_trunk(model).embeddings)
 
 
 def _reading_weights(block: nn.Module) -> list[Tensor]:

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ttreg_hf.calibration.minimal_set import Selection, SelectionStep
-from ttreg_hf.calibration.norms import NormReport
-from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.selection import Selection, SelectionStep
 from ttreg_hf.calibration.verification import Verification
-from ttreg_hf.figures import DPI, FAINT, INK, WIDTH_INCHES, short_number, small_print, style_axes
-from ttreg_hf.norm_plots import plot_norms_per_block
-from ttreg_hf.report.tables import counted
+from ttreg_hf.measuring.norms import NormReport
+from ttreg_hf.pictures.figures import DPI, FAINT, INK, WIDTH_INCHES, small_print, style_axes
+from ttreg_hf.pictures.norm_plots import plot_norms_per_block
+from ttreg_hf.pictures.numbers import counted, short_number
 
 _CHOSEN, _OTHER, _THIRD = "#0072b2", "#d55e00", "#009e73"
 _BARS = "#8a8a8a"
@@ -41,7 +41,7 @@ def figures_of(result: CalibrationResult) -> Iterator[tuple[str, Figure]]:
         yield "scores", _scores(result)
     if result.selections:
         yield "selection_path", _selection_path(result.selections)
-    if result.verification is not None and result.verification.controls is not None:
+    if result.verification is not None:
         yield "controls", _controls(result.verification)
 
 
@@ -161,8 +161,6 @@ def _controls(verification: Verification) -> Figure:
     figure = _page("Moved, and the controls", 5.0)
     axes = figure.add_axes((_LEFT, 0.16, 0.9, 0.68))
     controls = verification.controls
-    if controls is None:
-        raise ValueError("A figure of the controls needs controls, got a verification without.")
     bounds = [check.bound for check in verification.checks]
     groups = (
         ("moved to the register", _CHOSEN, "o", [(verification.outlier_ratio, verification.feature_similarity)]),

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ttreg_hf.calibration.result import CalibrationResult
+from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.verification import MEANING
+from ttreg_hf.pictures.numbers import counted, percent
 from ttreg_hf.report import tables
-from ttreg_hf.report.switch import NeuronSwitch
+from ttreg_hf.report.neuron_switch import NeuronSwitch
 from ttreg_hf.report.switch_data import switch_data
+from ttreg_hf.report.verification_tables import verification_tables
 
 _CODE = re.compile("`([^`]*)`")
 
@@ -25,27 +27,32 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
         figures: name, as `figures_of` gives it -> PNG.
     """
     environment = Environment(
-        loader=PackageLoader("ttreg_hf.report", "page"),
+        loader=PackageLoader("ttreg_hf.report", "template"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     environment.filters["with_code"] = _with_code
-    verification = result.verification
+    norms, verification = result.norms, result.verification
+    before_after, gate, controls = None, None, None
+    if verification is not None:
+        before_after, gate, controls = verification_tables(
+            verification, detection_layer=norms.detection_layer, norm_threshold=norms.norm_threshold
+        )
     return environment.get_template("report.html").render(
-        counted=tables.counted,
+        counted=counted,
         result=result,
         meaning=MEANING[result.verdict],
         model=result.provenance.model.rstrip("/").split("/")[-1],
         summary=_summary(result),
         switch=switch,
-        switch_data=None if switch is None else switch_data(switch, result.norms.norm_threshold),
+        switch_data=None if switch is None else switch_data(switch, norms.norm_threshold),
         figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
         norms=tables.norm_table(result),
-        gate=tables.gate_table(verification) if verification else None,
-        before_after=tables.before_after_table(result, verification) if verification else None,
-        controls=tables.control_table(verification) if verification else None,
+        gate=gate,
+        before_after=before_after,
+        controls=controls,
         selection=tables.selection_table(result),
         neurons=tables.neuron_table(result) if result.register_neurons else None,
         settings=tables.setting_table(result),
@@ -63,11 +70,11 @@ def _summary(result: CalibrationResult) -> list[tuple[str, str]]:
     norms, verification = result.norms, result.verification
     numbers = [(f"{100 * norms.images_with_outliers:.0f} %", "of the images have outlier patches")]
     if result.register_neurons:
-        layers = tables.counted(len({neuron.layer for neuron in result.register_neurons}), "layer")
-        neurons, noun = tables.counted(len(result.register_neurons), "register neuron").split(" ", 1)
+        layers = counted(len({neuron.layer for neuron in result.register_neurons}), "layer")
+        neurons, noun = counted(len(result.register_neurons), "register neuron").split(" ", 1)
         numbers.append((neurons, f"{noun} in {layers}"))
     if verification is not None:
         before, after = verification.outlier_fraction_before, verification.outlier_fraction_after
-        numbers.append((f"{tables.percent(before)} → {tables.percent(after)}", "of the patches are outliers"))
+        numbers.append((f"{percent(before)} → {percent(after)}", "of the patches are outliers"))
         numbers.append((f"{verification.feature_similarity:.4f}", "cosine of the feature to the base model's"))
     return numbers

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ttreg_hf.report.switch import NeuronSwitch, Photograph, State
+from ttreg_hf.report.neuron_switch import NeuronSwitch, Photograph, State
 from ttreg_hf.writing import write_file
 
 SWITCH_FILE = "switch.safetensors"

@@ -1,30 +1,14 @@
 """The tables of a report: a calibration's numbers as text, row by row."""
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
-from ttreg_hf.calibration.minimal_set import PER_NEURON
-from ttreg_hf.calibration.result import CalibrationResult
-from ttreg_hf.calibration.verification import Verification
-from ttreg_hf.figures import short_number
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.selection import PER_NEURON
+from ttreg_hf.pictures.numbers import percent, short_number
+from ttreg_hf.report.table import Table
 
 _MOST_BAD_IMAGES = 20  # that are named
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text; the first cell of each names it.
-
-    Args:
-        columns: their heads.
-        rows: as many cells each.
-        marks: one a row: `"ok"`, `"no"`, or nothing; colours the row's last cell.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    marks: tuple[str, ...] = ()
 
 
 def norm_table(result: CalibrationResult) -> Table:
@@ -44,79 +28,6 @@ def norm_table(result: CalibrationResult) -> Table:
             )
             for block in range(len(norms.median))
         ),
-    )
-
-
-def gate_table(verification: Verification) -> Table:
-    """The conditions of `fixed`."""
-    return Table(
-        ("condition", "measured", "at most (provisional)", ""),
-        tuple(
-            (check.name, short_number(check.value), short_number(check.bound), "passed" if check.passed else "failed")
-            for check in verification.checks
-        ),
-        tuple("ok" if check.passed else "no" for check in verification.checks),
-    )
-
-
-def before_after_table(result: CalibrationResult, verification: Verification) -> Table:
-    """Base against patched, with 95 % intervals where they were computed."""
-    block = result.norms.detection_layer
-    ratio, similarity = verification.outlier_ratio_interval, verification.feature_similarity_interval
-    rows = [
-        (
-            f"outlier patches, block {block}, norm above {short_number(result.norms.norm_threshold)}",
-            percent(verification.outlier_fraction_before),
-            percent(verification.outlier_fraction_after),
-        ),
-        ("outliers after / before", "1", f"{verification.outlier_ratio:.4f} {_interval(ratio)}"),
-        (
-            "largest patch norm there",
-            short_number(verification.max_norm_before[block]),
-            short_number(verification.max_norm_after[block]),
-        ),
-        (
-            "p99.9 / median of the patch norms there",
-            short_number(verification.tail_before[block]),
-            short_number(verification.tail_after[block]),
-        ),
-        ("mean norm of the register there", "", short_number(verification.register_norm)),
-        (
-            "cosine of the pooled feature to the base model's, mean",
-            "1",
-            f"{verification.feature_similarity:.4f} {_interval(similarity)}",
-        ),
-        ("the same, smallest", "1", f"{verification.min_feature_similarity:.4f}"),
-    ]
-    if verification.maps is not None:
-        maps = verification.maps
-        rows += [
-            ("largest attention on one patch, last block", percent(maps.largest_before), percent(maps.largest_after)),
-            (
-                "entropy of the attention on patches (1: even)",
-                f"{maps.entropy_before:.3f}",
-                f"{maps.entropy_after:.3f}",
-            ),
-            ("attention on the register, last block", "", percent(maps.on_register)),
-            ("cosine of the mean patch feature to the base model's", "1", f"{maps.mean_patch_similarity:.4f}"),
-        ]
-    return Table((counted(verification.num_images, "image"), "before", "after"), tuple(rows))
-
-
-def control_table(verification: Verification) -> Table | None:
-    """The same number of neurons, used otherwise."""
-    controls = verification.controls
-    if controls is None:
-        return None
-    ours = ("moved to the register", verification.outlier_ratio, verification.feature_similarity)
-    zeroed = ("zeroed, not moved", controls.zeroed.outlier_ratio, controls.zeroed.feature_similarity)
-    draws = [
-        (f"random draw {number}, moved", draw.outlier_ratio, draw.feature_similarity)
-        for number, draw in enumerate(controls.random, start=1)
-    ]
-    return Table(
-        ("neurons", "outliers after / before", "feature drift"),
-        tuple((name, f"{ratio:.4f}", f"{1 - similarity:.2g}") for name, ratio, similarity in (ours, zeroed, *draws)),
     )
 
 
@@ -202,7 +113,7 @@ def provenance_table(result: CalibrationResult) -> Table:
     rows = [
         ("model", f"{origin.model} ({origin.model_class})"),
         ("revision", origin.revision or "not recorded"),
-        ("images", origin.images),
+        ("images", str(origin.source)),
         ("asked for / scored / with outliers",
          f"{origin.num_images} / {origin.images_scored} / {origin.images_with_outliers}"),
         ("unreadable", f"{len(origin.bad_images)}{': ' + bad + more if bad else ''}"),
@@ -212,17 +123,3 @@ def provenance_table(result: CalibrationResult) -> Table:
         ("made", origin.created),
     ]  # fmt: skip
     return Table(("", ""), tuple(rows))
-
-
-def percent(share: float) -> str:
-    """Two decimals."""
-    return f"{100 * share:.2f} %"
-
-
-def counted(number: int, noun: str) -> str:
-    """Such as `1 image` and `2 images`."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _interval(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"

@@ -1,0 +1,132 @@
+"""What a calibration found, and its two files: `calibration.json` and `calibration.safetensors`."""
+
+import dataclasses
+import json
+import os
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ttreg_hf.calibration.candidates import Candidate
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.convergence import Convergence
+from ttreg_hf.calibration.provenance import Provenance
+from ttreg_hf.calibration.selection import Selection
+from ttreg_hf.calibration.verification import Verification
+from ttreg_hf.measuring.norms import NormReport
+from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.records import from_json
+from ttreg_hf.register_neuron import RegisterNeuron
+
+JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
+_FORMAT = 3
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationResult:
+    """Register neurons of a checkpoint, the evidence, and the verdict.
+
+    Args:
+        register_neurons: ranked, strongest first; empty if the model is clean.
+        scores: of all neurons, `(L, F)` float64 on the CPU; 0 where not searched.
+        verdict: `"fixed"` (moving the neurons works), `"clean"` (nothing to do) or `"unresolved"` (do not patch).
+        norms: of the base model's patch tokens.
+        verification: base against patched; `None` for a clean model.
+        shift_value: how to move them, `"per_neuron"` or `"per_layer"`.
+        reasons: why the verdict is not `"fixed"`, and what to try.
+        selections: how the set was chosen, one entry a round; empty if `top_k` was given.
+        candidates: contrast, consistency and sparsity of the register neurons; empty if `top_k` was given.
+        convergence: how the best neurons settled with more images; `None` if none were scored.
+        config: the settings with every automatic choice filled in.
+        chosen: names of the settings that were chosen automatically.
+        provenance: where this comes from.
+        outlier_rule: which tokens counted as outliers, exceptions included.
+    """
+
+    register_neurons: tuple[RegisterNeuron, ...]
+    scores: Tensor
+    verdict: str
+    norms: NormReport
+    verification: Verification | None
+    shift_value: str
+    reasons: tuple[str, ...]
+    selections: tuple[Selection, ...]
+    candidates: tuple[Candidate, ...]
+    convergence: Convergence | None
+    config: CalibrationConfig
+    chosen: tuple[str, ...]
+    provenance: Provenance
+    outlier_rule: OutlierRule
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, that the neurons were found at."""
+        return self.provenance.image_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the scores, as JSON takes it."""
+        return {
+            "format": _FORMAT,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "register_neurons": [[n.layer, n.neuron, n.score] for n in self.register_neurons],
+            "shift_value": self.shift_value,
+            "config": dataclasses.asdict(self.config),
+            "chosen": list(self.chosen),
+            "norms": dataclasses.asdict(self.norms),
+            "verification": dataclasses.asdict(self.verification) if self.verification else None,
+            "selections": [dataclasses.asdict(selection) for selection in self.selections],
+            "candidates": [dataclasses.asdict(candidate) for candidate in self.candidates],
+            "convergence": dataclasses.asdict(self.convergence) if self.convergence else None,
+            "provenance": dataclasses.asdict(self.provenance),
+            "outlier_rule": dataclasses.asdict(self.outlier_rule),
+        }
+
+    def save(self, directory: str | Path) -> None:
+        """Write both files; each appears whole or not at all."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        unfinished = {name: directory / f".{name}.part" for name in (TENSOR_FILE, JSON_FILE)}
+        try:
+            save_file({"scores": self.scores.contiguous()}, unfinished[TENSOR_FILE])
+            unfinished[JSON_FILE].write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            for name, path in unfinished.items():
+                os.replace(path, directory / name)
+        finally:
+            for path in unfinished.values():
+                path.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "CalibrationResult":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the files are of another format.
+        """
+        directory = Path(directory)
+        for name in (JSON_FILE, TENSOR_FILE):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(
+                    f"A calibration is a folder with {JSON_FILE} and {TENSOR_FILE}, but {directory} has no {name}. "
+                    "Make one with `ttreg calibrate MODEL --output DIR`."
+                )
+        fields = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
+        if fields.get("format") != _FORMAT:
+            raise ValueError(
+                f"{directory / JSON_FILE} has format {fields.get('format')!r}, this version reads {_FORMAT}. "
+                "Calibrate again, or install the version of ttreg_hf that wrote it."
+            )
+        fields["register_neurons"] = [
+            {"layer": layer, "neuron": neuron, "score": score} for layer, neuron, score in fields["register_neurons"]
+        ]
+        hints = typing.get_type_hints(cls)
+        del hints["scores"]
+        return cls(
+            scores=load_file(directory / TENSOR_FILE)["scores"],
+            **{name: from_json(kind, fields[name], name=name) for name, kind in hints.items() if name in fields},
+        )

@@ -1,0 +1,226 @@
+"""Finds the register neurons of a model: images in, result out, in one process or in many."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
+from ttreg_hf.calibration.inputs import Inputs
+from ttreg_hf.calibration.inspection import Inspection
+from ttreg_hf.calibration.provenance import Provenance, provenance_of
+from ttreg_hf.calibration.search import AUTOMATIC, resolved
+from ttreg_hf.calibration.selection import PER_NEURON
+from ttreg_hf.calibration.stages import Choice, RoundScores, Stages
+from ttreg_hf.calibration.verification import CLEAN, UNRESOLVED, Verification
+from ttreg_hf.images.batches import BadImage
+from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
+from ttreg_hf.measuring.neuron_scores import rank_neurons
+from ttreg_hf.measuring.norms import NormReport
+from ttreg_hf.register_neuron import RegisterNeuron
+
+_FIXED_POSITIONS = (
+    "Some tokens are outliers at the same places in every image: another mechanism, which moving neurons does not "
+    "treat."
+)
+_TOO_FEW_IMAGES = (
+    "These neurons take the outliers of the images that chose them away, but not those of others, which other neurons "
+    "make: too few images for so many neurons. Give more images (`--num-images`)."
+)
+_NO_ACTIVE_NEURON = (
+    "No neuron between the layers searched is active on the outlier tokens. Search others with `--first-layer` and "
+    "`--last-layer`."
+)
+
+
+def say_skipped(bad_images: Collection[BadImage], say: Say) -> None:
+    """Name the images that could not be read, if there are any."""
+    if bad_images:
+        say(f"skipped {len(bad_images)} unreadable: {', '.join(bad.key for bad in bad_images)}")
+
+
+def inspect_norms(
+    model_or_id: PreTrainedModel | str,
+    images: Any,
+    *,
+    config: CalibrationConfig | None = None,
+    processor: Any = None,
+    accelerator: Any = None,
+    run: RunConfig | None = None,
+    image_column: str | None = None,
+    progress: Progress = silent,
+    say: Say = say_nothing,
+) -> NormReport:
+    """Norms of a model's patch tokens, per block. Changes nothing.
+
+    Args:
+        model_or_id: a supported transformers model, or its Hub id or path.
+        images: a folder, a `datasets` dataset, or an iterable of PIL images, uint8 arrays or float tensors
+            `(3, H, W)`, which are used as `pixel_values` as they are; or `NamedImages`.
+        config: `num_images`, `batch_size`, `detection_layer` and `norm_threshold` are used.
+        processor: image processor; found by the id or path if not given.
+        accelerator: an `accelerate.Accelerator`, if several processes share the images.
+        run: workers and faults.
+        image_column: column of a dataset, if it has several with images.
+        progress: shows how far it is.
+        say: takes lines for people, such as which images were unreadable.
+
+    Raises:
+        ValueError: unsupported model, no images, or too many unreadable ones.
+    """
+    config = dataclasses.replace(config or CalibrationConfig(), top_k=1)  # so that no image is held back
+    named = NamedImages.of(images, image_column)
+    inputs = Inputs.open(model_or_id, named, config, processor=processor, accelerator=accelerator, run=run)
+    inspection = Stages(inputs, progress, say).inspect(most=config.num_images)
+    say_skipped(inputs.batches.read_by_all().bad_images.values(), say)
+    return inspection.report
+
+
+def calibrate(
+    model_or_id: PreTrainedModel | str,
+    images: Any,
+    *,
+    config: CalibrationConfig | None = None,
+    processor: Any = None,
+    accelerator: Any = None,
+    gate: GateConfig | None = None,
+    run: RunConfig | None = None,
+    image_column: str | None = None,
+    revision: str | None = None,
+    progress: Progress = silent,
+    say: Say = say_nothing,
+) -> CalibrationResult:
+    """Find the register neurons of a model. No setting is needed; every automatic choice is recorded.
+
+    Four stages: *inspect* the norms of the first images; *score* all neurons between the blocks in which outliers
+    begin and arrive; *select* the smallest set that takes them away, by intervention; *verify* it against controls.
+    With an automatic `top_k` the images are split by a seeded hash of their place: three quarters score, one eighth
+    selects, one eighth verifies and is seen by no other stage. With `top_k` given, all `num_images` score, the verdict
+    is `in_sample`, and with all settings given the ranking is the paper's.
+
+    The images are the first `num_images` of one order that does not depend on processes, workers or batch size, and
+    neither does the result.
+
+    Args:
+        model_or_id: a supported transformers model, or its Hub id or path.
+        images: a folder, a `datasets` dataset, or an iterable of PIL images, uint8 arrays or float tensors
+            `(3, H, W)`, which are used as `pixel_values` as they are; or `NamedImages`.
+        config: the settings; `CalibrationConfig()` by default.
+        processor: image processor; found by the id or path if not given.
+        accelerator: an `accelerate.Accelerator`, if several processes share the images.
+        gate: bounds of the verdict `fixed`.
+        run: workers, faults, saved states.
+        image_column: column of a dataset, if it has several with images.
+        revision: of the model, to load it if an id is given, and for the record.
+        progress: shows how far it is.
+        say: takes lines for people, such as what was found out about memory.
+
+    Returns:
+        The same on every process.
+
+    Raises:
+        ValueError: unsupported model, no images, too many unreadable ones, or settings that this model does not allow.
+    """
+    config, gate, run = config or CalibrationConfig(), gate or GateConfig(), run or RunConfig()
+    named = NamedImages.of(images, image_column)
+    inputs = Inputs.open(
+        model_or_id, named, config, processor=processor, revision=revision, accelerator=accelerator, run=run
+    )
+    stages, store = Stages(inputs, progress, say), inputs.state_store(run, named.source)
+    inspection = stages.inspect()
+    scores = None
+    if inspection.has_outliers or config.norm_threshold is not None:
+        scores = stages.score(inspection, store=store, early_stop=run.early_stop)
+    record = inputs.batches.read_by_all()
+    _say_how_it_ended(scores, record.end, config, say)
+    finding = _finding(stages, inspection, scores, gate)
+    provenance = provenance_of(
+        inputs.tower,
+        inputs.batches,
+        source=named.source,
+        revision=revision,
+        images_scored=scores.images_scored if scores else 0,
+        images_with_outliers=scores.images_with_outliers if scores else 0,
+        bad_images=record.bad_images.values(),
+    )
+    result = _result(stages, inspection, scores, finding, provenance)
+    if store is not None and inputs.batches.processes.rank == 0:
+        store.remove()
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finding:
+    """Neurons, and the verdict on them; arguments as the fields of `CalibrationResult`."""
+
+    verdict: str
+    register_neurons: tuple[RegisterNeuron, ...] = ()
+    shift_value: str = PER_NEURON
+    reasons: tuple[str, ...] = ()
+    verification: Verification | None = None
+    choice: Choice | None = None
+
+
+def _finding(stages: Stages, inspection: Inspection, scores: RoundScores | None, gate: GateConfig) -> _Finding:
+    """The neurons that are chosen, or asked for, and the verdict on them."""
+    has_fixed_positions = inspection.report.fixed_position_share > 0
+    if scores is None or scores.images_with_outliers == 0:
+        return _Finding(UNRESOLVED, reasons=(_FIXED_POSITIONS,)) if has_fixed_positions else _Finding(CLEAN)
+    search, top_k, choice = scores.search, stages.config.top_k, None
+    ranked = rank_neurons(
+        scores.scores_LF, first_layer=search.first_layer, last_layer=search.last_layer, top_k=top_k or 1
+    )
+    if not ranked:
+        return _Finding(UNRESOLVED, reasons=(_NO_ACTIVE_NEURON,))
+    if top_k is None:
+        choice = stages.select(scores, gate)
+        neurons, shift_value = choice.register_neurons, choice.shift_value
+    else:
+        neurons, shift_value = stages.processes.share(ranked), PER_NEURON
+    found = stages.verify(neurons, search.rule, shift_value=shift_value, gate=gate)
+    reasons = [
+        f"{check.name} is {check.value:.3g}, allowed is {check.bound:.3g}. {check.remedy}"
+        for check in found.checks
+        if not check.passed
+    ]
+    if choice is not None and choice.outcome.outlier_ratio <= gate.max_outlier_ratio < found.outlier_ratio:
+        reasons.append(_TOO_FEW_IMAGES)
+    if has_fixed_positions:
+        reasons.append(_FIXED_POSITIONS)
+    return _Finding(found.verdict, neurons, shift_value, tuple(reasons), found, choice)
+
+
+def _result(
+    stages: Stages, inspection: Inspection, scores: RoundScores | None, finding: _Finding, provenance: Provenance
+) -> CalibrationResult:
+    config, tower = resolved(stages.config, inspection), stages.tower
+    if finding.register_neurons:
+        config = dataclasses.replace(config, top_k=len(finding.register_neurons))
+    none_scored = torch.zeros(tower.num_layers, max(tower.widths), dtype=torch.float64)
+    return CalibrationResult(
+        register_neurons=finding.register_neurons,
+        scores=none_scored if scores is None else scores.scores_LF,
+        verdict=finding.verdict,
+        norms=inspection.report,
+        verification=finding.verification,
+        shift_value=finding.shift_value,
+        reasons=finding.reasons,
+        selections=finding.choice.selections if finding.choice else (),
+        candidates=finding.choice.candidates if finding.choice else (),
+        convergence=None if scores is None else scores.convergence,
+        config=config,
+        chosen=tuple(setting for setting in AUTOMATIC if getattr(stages.config, setting) is None),
+        provenance=provenance,
+        outlier_rule=inspection.rule,
+    )
+
+
+def _say_how_it_ended(scores: RoundScores | None, end: int, config: CalibrationConfig, say: Say) -> None:
+    if scores is not None and scores.stopped_at is not None:
+        say(f"stopped early after {scores.stopped_at} images: two halves of them agree on the best neurons")
+    elif scores is not None and end < config.num_images:
+        say(f"asked for {config.num_images} images, the data set had {end}")

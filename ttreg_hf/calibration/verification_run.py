@@ -1,0 +1,117 @@
+"""Verifies a checkpoint that is patched already: does moving its neurons still help, on these images?"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.calibration_run import say_skipped
+from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
+from ttreg_hf.calibration.inputs import Inputs
+from ttreg_hf.calibration.stages import Stages
+from ttreg_hf.calibration.verification import CLEAN, Verification, verify
+from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
+from ttreg_hf.measuring.intervention import Intervention
+from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
+from ttreg_hf.register_neuron import RegisterNeuron
+
+_OPTIONS = ("num_test_time_registers", "shift_fill", "shift_scale")
+
+
+@dataclass(frozen=True)
+class CheckpointVerification:
+    """What a patched checkpoint does on some images.
+
+    Args:
+        detection_layer: block where outliers were detected.
+        norm_threshold: norm above which a patch counted as one.
+        verification: base against patched; `None` where the base model has no outliers on these images.
+    """
+
+    detection_layer: int
+    norm_threshold: float
+    verification: Verification | None
+
+    @property
+    def verdict(self) -> str:
+        """`"clean"`: nothing could be shown, because the base model has no outliers on these images."""
+        return CLEAN if self.verification is None else self.verification.verdict
+
+
+def verify_patched(
+    model: PreTrainedModel,
+    images: Any,
+    *,
+    calibration: CalibrationResult | None = None,
+    config: CalibrationConfig | None = None,
+    processor: Any = None,
+    gate: GateConfig | None = None,
+    run: RunConfig | None = None,
+    image_column: str | None = None,
+    in_sample: bool = False,
+    progress: Progress = silent,
+    say: Say = say_nothing,
+) -> CheckpointVerification:
+    """Verify a patched model against itself without its test-time registers. Writes nothing.
+
+    Args:
+        model: patched, with its neurons and options.
+        images: as `calibrate` takes them.
+        calibration: says which tokens are outliers; without it the base model is inspected.
+        config: `num_images`, `batch_size`, `seed`, and what overrides the calibration: `norm_threshold`,
+            `detection_layer`.
+        processor: image processor; not needed for float tensors.
+        gate: bounds of the verdict `fixed`.
+        run: workers and faults.
+        image_column: column of a dataset, if it has several with images.
+        in_sample: whether the neurons were found on these images.
+        progress: shows how far it is.
+        say: takes lines for people.
+
+    Raises:
+        ValueError: a model that is not patched or has no neurons, or no readable images.
+    """
+    if not isinstance(model, TTRegModelMixin) or not model.registers.active:
+        raise ValueError(
+            f"Only a patched model with register neurons can be verified, got {type(model).__name__} without. Patch "
+            "it with `ttreg apply MODEL --output CKPT`."
+        )
+    config = dataclasses.replace(config or CalibrationConfig(), top_k=len(model.config.register_neurons))
+    inputs = Inputs.open(
+        add_test_time_registers(model, []),  # without neurons it is the base model, bit for bit
+        NamedImages.of(images, image_column),
+        config,
+        processor=processor,
+        run=run,
+    )
+    stages, batches = Stages(inputs, progress, say), inputs.batches
+    rule = _rule(stages, calibration)
+    say_skipped(batches.read_by_all().bad_images.values(), say)
+    options = {name: getattr(model.config, name) for name in _OPTIONS}
+    shown = progress("verify", batches, batches.num_images)
+    intervention = Intervention(inputs.tower, shown, rule, stages.limit, options)
+    verification = None
+    if intervention.has_outliers:
+        neurons = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in model.config.register_neurons]
+        verification = verify(
+            intervention,
+            neurons,
+            shift_value=model.config.shift_value,
+            in_sample=in_sample,
+            gate=gate or GateConfig(),
+            seed=config.seed,
+        )
+    return CheckpointVerification(rule.detection_layer, rule.norm_threshold, verification)
+
+
+def _rule(stages: Stages, calibration: CalibrationResult | None) -> OutlierRule:
+    """The calibration's where nothing else is given."""
+    config = stages.config
+    if calibration is None or config.norm_threshold is not None or config.detection_layer is not None:
+        return stages.inspect().rule
+    return calibration.outlier_rule

@@ -1,0 +1,96 @@
+"""`ttreg verify`: does a patched checkpoint do what it was made for, on these images?"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttreg_hf.cli import options
+from ttreg_hf.cli.command import REFUSED
+from ttreg_hf.cli.inputs import model_source, open_images, open_model, read_calibration, settings_of
+from ttreg_hf.cli.printer import Printer, is_first_rank, progress_bars
+
+if TYPE_CHECKING:
+    from ttreg_hf.calibration.verification_run import CheckpointVerification
+
+_NUM_IMAGES = 48
+
+
+def verify(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="Hub id or folder of a patched checkpoint.", show_default=False)
+    ],
+    image_options: options.ImageOptions,
+    detection: options.DetectionOptions,
+    model_options: options.ModelOptions,
+    seed: options.Seed = None,
+    json: options.Json = False,
+) -> None:
+    """Check a patched checkpoint again: outliers, drift and controls against its own base model. Writes nothing.
+
+    A folder must also load without ttreg_hf and give the outputs that were recorded when it was made. Exit code 0 if
+    the verdict is fixed, else 3. Threshold and block are those of its calibration, else chosen automatically. Looks at
+    48 images by default.
+    """
+    from ttreg_hf.calibration.calibration_result import JSON_FILE
+    from ttreg_hf.calibration.verification import FIXED
+    from ttreg_hf.calibration.verification_run import verify_patched
+    from ttreg_hf.publishing.output_check import EXPECTED_OUTPUTS, check_outputs
+
+    printer = Printer(json)
+    if not is_first_rank():
+        return
+    config = settings_of(detection, num_images=image_options.num_images or _NUM_IMAGES, seed=seed)
+    folder = Path(checkpoint)
+    calibration = read_calibration(folder) if (folder / JSON_FILE).is_file() else None
+    token = model_options.token
+    images = open_images(image_options, token=token, model=checkpoint, num_images=config.num_images, seed=seed)
+    images.describe(printer, config.num_images)
+    difference = None
+    if (folder / EXPECTED_OUTPUTS).is_file():
+        difference = check_outputs(folder)
+        printer.say(f"loads without ttreg_hf and gives the recorded outputs (difference {difference:.1e})")
+    loaded, processor = open_model(model_source(checkpoint, model_options))
+    source = images.named.source
+    with progress_bars(images.available) as progress:
+        found = verify_patched(
+            loaded,
+            images.named,
+            calibration=calibration,
+            config=config,
+            processor=processor,
+            in_sample=calibration is not None and calibration.provenance.source.may_share_images_with(source),
+            progress=progress,
+            say=printer.note,
+        )
+    _print(printer, found)
+    printer.result(
+        {
+            "checkpoint": checkpoint,
+            "images": str(source),
+            "verdict": found.verdict,
+            "output_difference": difference,
+            **dataclasses.asdict(found),
+        }
+    )
+    if found.verdict != FIXED:
+        raise typer.Exit(REFUSED)
+
+
+def _print(printer: Printer, found: "CheckpointVerification") -> None:
+    from ttreg_hf.report.verification_tables import verification_tables
+
+    printer.say(f"verdict: {found.verdict}")
+    if found.verification is None:
+        printer.say("the base model has no outlier tokens on these images, so that nothing can be shown")
+        return
+    for check in found.verification.checks:
+        if not check.passed:
+            printer.say(f"because: {check.name} is {check.value:.3g}, allowed is {check.bound:.3g}")
+    for table in verification_tables(
+        found.verification, detection_layer=found.detection_layer, norm_threshold=found.norm_threshold
+    ):
+        printer.show_table(table)
+    if found.verification.in_sample:
+        printer.say("in-sample: its neurons were, or may have been, found on these images")

@@ -1,0 +1,111 @@
+"""`ttreg visualize`: pictures of an image before and after."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ttreg_hf.cli import options
+from ttreg_hf.cli.inputs import model_source, open_model, read_calibration
+from ttreg_hf.cli.printer import Printer, is_first_rank
+from ttreg_hf.known.checkpoints import known_checkpoint
+from ttreg_hf.known.known_checkpoint import PUBLISHED
+
+if TYPE_CHECKING:
+    from ttreg_hf.calibration.calibration_result import CalibrationResult
+
+
+def visualize(
+    model: options.Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)],
+    model_options: options.ModelOptions,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the pictures.")] = Path(
+        "ttreg-pictures"
+    ),
+    neuron: Annotated[
+        str | None, typer.Option("--neuron", metavar="LAYER/INDEX", help="Show this neuron too, such as 17/884.")
+    ] = None,
+    calibration: options.Calibration = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """One picture per IMAGE: photo, patch norms, attention and feature colours, before and after.
+
+    After is: a patched MODEL as it is, else MODEL with the neurons of `--calibration`, else with the published ones.
+    """
+    from ttreg_hf.applying import add_test_time_registers
+    from ttreg_hf.measuring.tower import VisionTower
+    from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
+    from ttreg_hf.pictures.picture_files import check_images, picture_paths, write_before_after
+
+    printer = Printer(json)
+    shown_neuron = None if neuron is None else _parse_neuron(neuron)
+    _check_pictures(picture_paths(images, output), overwrite)
+    check_images(images)
+    result = _calibration_of(model, calibration)
+    loaded, processor = open_model(model_source(model, model_options))
+    patched: Any = loaded
+    if calibration is not None or not isinstance(loaded, TTRegModelMixin):
+        patched = add_test_time_registers(loaded, result)
+    detection_layer, norm_threshold = _detection_of(model, result)
+    if not is_first_rank():
+        return
+    tower = VisionTower.of(loaded)
+    pictures = write_before_after(
+        loaded,
+        patched,
+        images,
+        processor,
+        output,
+        detection_layer=tower.default_detection_layer if detection_layer is None else detection_layer,
+        norm_threshold=norm_threshold,
+        neuron=shown_neuron,
+        caption=_caption(model, len(patched.config.register_neurons), calibration, patched is loaded),
+    )
+    for picture in pictures:
+        printer.say(f"wrote {picture}")
+    printer.result({"model": model, "images": images, "pictures": pictures})
+
+
+def _parse_neuron(text: str) -> tuple[int, int]:
+    layer, separator, index = text.partition("/")
+    if not (separator and layer.isdecimal() and index.isdecimal()):
+        raise typer.BadParameter(f"a neuron is LAYER/INDEX, such as 17/884, got {text!r}.", param_hint="--neuron")
+    return int(layer), int(index)
+
+
+def _check_pictures(paths: list[Path], overwrite: bool) -> None:
+    """Other files may lie in the folder; a picture is replaced only if that was asked for.
+
+    Raises:
+        FileExistsError: a picture is there.
+        PermissionError: the folder cannot be written to.
+    """
+    from ttreg_hf.writing import check_output
+
+    check_output(paths[0].parent, overwrite=True)
+    there = [str(path) for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{there[0]} exists. Give another `--output`, or `--overwrite` to replace it.")
+
+
+def _calibration_of(model: str, calibration: Path | None) -> "CalibrationResult | None":
+    """The calibration that was given, or the one that lies in a checkpoint folder."""
+    from ttreg_hf.calibration.calibration_result import JSON_FILE
+
+    if calibration is not None:
+        return read_calibration(calibration)
+    return read_calibration(Path(model)) if (Path(model) / JSON_FILE).is_file() else None
+
+
+def _detection_of(model: str, result: "CalibrationResult | None") -> tuple[int | None, float | None]:
+    """Detection block and threshold: of the calibration, else published, else unknown."""
+    if result is not None:
+        return result.norms.detection_layer, result.norms.norm_threshold
+    known = known_checkpoint(model)
+    return (None, None) if known is None else (known.recipe.detection_layer, known.recipe.norm_threshold)
+
+
+def _caption(model: str, count: int, calibration: Path | None, is_own: bool) -> str:
+    source = "its own" if is_own else PUBLISHED if calibration is None else f"of {calibration}"
+    return f"{model}, {count} register neurons ({source})"

@@ -1,0 +1,152 @@
+"""What the pictures show, as tensors: patch norms, attention, features and neurons of one model, as maps of an image.
+
+Letters: `B` images, `H` heads, `T` tokens, `N` patches, `h`, `w` patches in height and width, `D` hidden, `F` neurons.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ttreg_hf.measuring.recorder import Recorder, Recording
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.modeling.registers import TokenLayout
+
+
+@dataclass(frozen=True)
+class ImageMaps:
+    """One image, as one model sees it; float32 on the CPU.
+
+    Args:
+        patch_norms: `(h, w)`, L2 norm over channels of the detection block's raw output.
+        attention: `(h, w)`, last block, mean over heads: what CLS gives to each patch, a share of 1. In models without
+            CLS what each patch receives, mean over the patches that ask.
+        register_attention: share of the same attention that went to the test-time registers; `None` without them.
+        features: `(h, w, D)`, the model's final patch features.
+        has_cls: whether `attention` is what CLS gives.
+        neuron_activation: `(h, w)`, a neuron's activation before any shift; `None` if none was asked for.
+    """
+
+    patch_norms: Tensor
+    attention: Tensor
+    register_attention: float | None
+    features: Tensor
+    has_cls: bool
+    neuron_activation: Tensor | None = None
+
+
+class MapRecorder:
+    """Records what maps are made of; `with MapRecorder(model, detection_layer=-1) as maps: maps(pixel_values)`.
+
+    Runs a private copy of the model with eager attention, which alone gives attention weights.
+
+    Args:
+        model: of a supported family, stock or patched; stays as it is.
+        detection_layer: block whose output is measured, 0-based; negative ones count from the end.
+
+    Raises:
+        ValueError: unsupported family, or a layer that the model does not have.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, detection_layer: int) -> None:
+        tower = VisionTower.to_measure(model, attention="eager")
+        layer = tower.layer("detection_layer", detection_layer)
+        self.recorder = Recorder(tower, norm_layers=[layer], attention_layers=[tower.num_layers - 1], patches=True)
+
+    def __enter__(self) -> "MapRecorder":
+        self.recorder.__enter__()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.recorder.__exit__(None, None, None)
+
+    def __call__(self, pixel_values: Tensor) -> list[ImageMaps]:
+        """Maps of each of the images `(B, 3, H, W)`.
+
+        Raises:
+            ValueError: no batch of images.
+        """
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"`pixel_values` is a batch `(B, channels, height, width)`, got shape {tuple(pixel_values.shape)}. "
+                "Preprocess images with the checkpoint's image processor; `[None]` makes one image a batch."
+            )
+        return self.maps_of(self.recorder(pixel_values), (pixel_values.shape[-2], pixel_values.shape[-1]))
+
+    def maps_of(self, recording: Recording, grid: tuple[int, int]) -> list[ImageMaps]:
+        """Maps of what this recorder recorded of images of so many pixels in height and width."""
+        layout, features_BDhw = self.recorder.tower.layout, recording.patches_BDhw
+        assert features_BDhw is not None  # all blocks ran
+        (attention_BHTT,) = recording.attentions.values()
+        given_BT = _given_attention(_float(attention_BHTT), layout)
+        shares: list[float | None] = [None] * len(given_BT)
+        if layout.num_test_time_registers:
+            shares = given_BT[:, layout.registers].sum(dim=1).tolist()
+        norms_Bhw, attention_Bhw = (as_map(each, layout, grid) for each in (_float(recording.norms_LBT[0]), given_BT))
+        features_BhwD = _float(features_BDhw).permute(0, 2, 3, 1)  # (B, D, h, w) -> (B, h, w, D)
+        has_cls = layout.num_prefix_tokens > 0
+        rows = zip(norms_Bhw, attention_Bhw, shares, features_BhwD, strict=True)
+        return [ImageMaps(norms, attention, share, features, has_cls) for norms, attention, share, features in rows]
+
+
+def image_maps(model: PreTrainedModel, pixel_values: Tensor, *, detection_layer: int) -> list[ImageMaps]:
+    """Maps of some images in one model, stock or patched, with or without a head; the model stays as it is.
+
+    Args:
+        model: of a supported family.
+        pixel_values: `(B, 3, H, W)`, preprocessed; moved to the model's device and dtype.
+        detection_layer: block whose output is measured, 0-based; negative ones count from the end.
+
+    Returns:
+        One `ImageMaps` an image.
+
+    Raises:
+        ValueError: unsupported family, no batch of images, or a layer that the model does not have.
+    """
+    with MapRecorder(model, detection_layer=detection_layer) as maps:
+        return maps(pixel_values)
+
+
+def neuron_maps(model: PreTrainedModel, pixel_values: Tensor, neuron: tuple[int, int]) -> Tensor:
+    """`(B, h, w)`: a neuron's activation on the patches of each image, before any shift; float32 on the CPU.
+
+    Args:
+        model: of a supported family; of a patched one the base model is run.
+        pixel_values: `(B, 3, H, W)`, preprocessed.
+        neuron: `(layer, index)`, 0-based.
+
+    Raises:
+        ValueError: a layer or neuron that the model does not have.
+    """
+    tower, (layer, index) = VisionTower.to_measure(model, registers=False), neuron
+    if not 0 <= layer < tower.num_layers:
+        raise ValueError(
+            f"`neuron` names layer {layer}, but this model has {tower.num_layers} layers (0 to "
+            f"{tower.num_layers - 1}). Give one of these."
+        )
+    if not 0 <= index < tower.widths[layer]:
+        raise ValueError(
+            f"`neuron` names neuron {index}, but layer {layer} has {tower.widths[layer]} neurons (0 to "
+            f"{tower.widths[layer] - 1}). Give one of these."
+        )
+    with Recorder(tower, [layer], norm_layers=[], stop_after=layer) as recorder:
+        acts_BT = _float(recorder(pixel_values).acts_by_layer[layer][..., index])
+    return as_map(acts_BT, tower.layout, (pixel_values.shape[-2], pixel_values.shape[-1]))
+
+
+def as_map(values_BT: Tensor, layout: TokenLayout, grid: tuple[int, int]) -> Tensor:
+    """One value a token, as maps of the patches: `(B, T)` -> `(B, h, w)`."""
+    return layout.patch_map(values_BT.unsqueeze(-1), *grid).squeeze(1)
+
+
+def _given_attention(attention_BHTT: Tensor, layout: TokenLayout) -> Tensor:
+    """`(B, T)`: what CLS, the first prefix token, gives to each token; without it, what patches give on average."""
+    mean_BTT = attention_BHTT.mean(dim=1)
+    if layout.num_prefix_tokens:
+        return mean_BTT[:, layout.prefix][:, 0]
+    return mean_BTT[:, layout.patches].mean(dim=1)
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32)

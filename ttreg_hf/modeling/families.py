@@ -1,0 +1,144 @@
+"""Where each family keeps its parts: one line a family, and how the parts of a model are found by it.
+
+A family is named by the `model_type` of its vision tower's config. The tower is found inside any model around it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from .registers import TokenLayout
+
+_ACTIVATIONS = ("activation_fn", "act_fn", "intermediate_act_fn")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the trunk of a family keeps its parts, as dotted paths below the trunk.
+
+    Args:
+        blocks: the list of transformer blocks.
+        prefix: tokens in front of the patches, as numbers and fields of the config that add up.
+        embeddings: the module whose output is the token sequence `(B, P + N, D)`.
+        captures: the module whose output carries captured `hidden_states` and `attentions`; empty for the trunk.
+        pooling_head: a head inside the trunk that attends to all tokens, if there is one.
+        mask: the argument of the trunk that says which tokens are not padding.
+        detection_layer: block whose output shows the outlier tokens best in published checkpoints.
+    """
+
+    blocks: str
+    prefix: tuple[int | str, ...] = (1,)
+    embeddings: str = "embeddings"
+    captures: str = ""
+    pooling_head: str | None = None
+    mask: str = "attention_mask"
+    detection_layer: int = -1
+
+
+_WITH_TRAINED_REGISTERS = (1, "num_register_tokens")
+FAMILIES = {
+    "aimv2_vision_model": Family("encoder.layers", prefix=(), pooling_head="head"),
+    "altclip_vision_model": Family("encoder.layers"),
+    "clip_vision_model": Family("encoder.layers"),
+    "deit": Family("layers", prefix=(2,)),
+    "dinov2": Family("encoder.layer", captures="encoder", detection_layer=-2),
+    "dinov2_with_registers": Family(
+        "encoder.layer", prefix=_WITH_TRAINED_REGISTERS, captures="encoder", detection_layer=-2
+    ),
+    "dinov3_vit": Family("model.layer", prefix=_WITH_TRAINED_REGISTERS, captures="model"),
+    "ijepa": Family("layers", prefix=()),
+    "internvl_vision": Family("encoder.layer"),
+    "metaclip_2_vision_model": Family("encoder.layers"),
+    "siglip2_vision_model": Family("encoder.layers", prefix=(), pooling_head="head", mask="pixel_attention_mask"),
+    "siglip_vision_model": Family("encoder.layers", prefix=(), pooling_head="head"),
+    "vit": Family("layers"),
+    "vit_msn": Family("layers"),
+}
+
+
+def base_model_type(config: Any) -> str:
+    """The model type of the stock config that a config is, or extends."""
+    return str(getattr(config, "model_type", "")).removesuffix("_ttreg")
+
+
+def tower_configs(config: Any) -> list[Any]:
+    """The parts of a config that describe a vision tower of a known family: itself, or what is inside it."""
+    if base_model_type(config) in FAMILIES:
+        return [config]
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", ())]
+    return [found for part in parts if part is not None for found in tower_configs(part)]
+
+
+def trunk_names(model: nn.Module) -> list[str]:
+    """The submodules that hold embeddings and blocks of a known family, outermost ones only; `""` is the model."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        is_inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
+        if not is_inside and isinstance(module, PreTrainedModel) and _is_trunk(module):
+            found.append(name)
+    return found
+
+
+def _is_trunk(module: PreTrainedModel) -> bool:
+    family = FAMILIES.get(base_model_type(module.config))
+    return family is not None and all(_has(module, path) for path in (family.embeddings, family.blocks))
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def family_of_trunk(trunk: PreTrainedModel) -> Family:
+    """The line of `FAMILIES` that describes a trunk."""
+    return FAMILIES[base_model_type(trunk.config)]
+
+
+def blocks_of_trunk(trunk: Any) -> Any:
+    """The transformer blocks, in order; a block's index is its layer."""
+    return trunk.get_submodule(family_of_trunk(trunk).blocks)
+
+
+def layout_of_trunk(trunk: PreTrainedModel, num_test_time_registers: int = 0) -> TokenLayout:
+    """Layout of the tokens that a trunk's blocks see, with so many test-time registers among them."""
+    config = trunk.config
+    prefix = (part if isinstance(part, int) else getattr(config, part) for part in family_of_trunk(trunk).prefix)
+    size = config.patch_size
+    return TokenLayout(sum(prefix), num_test_time_registers, (size, size) if isinstance(size, int) else tuple(size))
+
+
+def find_mlp(block: nn.Module) -> tuple[Any, str]:
+    """The module of a block that holds its activation function, and the activation's name."""
+    return _find_child(block, _ACTIVATIONS, "an MLP")
+
+
+def find_attention(block: nn.Module) -> Any:
+    """The module of a block that projects to queries, keys and values."""
+    return _find_child(block, ("q_proj",), "an attention")[0]
+
+
+def _find_child(block: nn.Module, names: tuple[str, ...], what: str) -> tuple[Any, str]:
+    for module in block.modules():
+        for name in names:
+            if name in dict(module.named_children()):
+                return module, name
+    held = ", ".join(name for name, _ in block.named_modules() if name)
+    raise ValueError(
+        f"Each block needs {what} with one of {', '.join(names)}, but {type(block).__name__} holds: {held}. "
+        "This transformers release may have renamed it; please report it with the output of `ttreg env`."
+    )
+
+
+def down_projection(block: nn.Module) -> Any:
+    """The MLP's second linear layer; a neuron is one of its inputs."""
+    mlp, _ = find_mlp(block)
+    return mlp.down_proj if hasattr(mlp, "down_proj") else mlp.fc2
+
+
+def is_gated(mlp: nn.Module) -> bool:
+    return hasattr(mlp, "gate_proj")

@@ -1,0 +1,452 @@
+"""Test-time registers for any Vision Transformer: the token layout, the shift, and the modules and hooks around them.
+
+A pretrained ViT writes global information onto a few background patches. A sparse set of MLP neurons, the register
+neurons, does it. This file gives the model empty extra tokens, the test-time registers, and moves those neurons'
+activation from the patches to them. No weight changes. Source: Jiang et al. 2025 (arXiv 2506.08010).
+
+Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `N` patches, `D` hidden channels,
+`F` neurons, `K` register neurons of one layer, `H` heads.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+_logger = logging.get_logger(__name__)
+_HIDDEN = -1e4  # an additive attention mask hides a token with this or less
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens are: `[prefix | test-time registers | patches]`.
+
+    Args:
+        num_prefix_tokens: CLS, distillation and trained register tokens in front.
+        num_test_time_registers: registers between prefix and patches; 0 where they have been removed.
+        patch_size: height and width of a patch, in pixels.
+    """
+
+    num_prefix_tokens: int
+    num_test_time_registers: int
+    patch_size: tuple[int, int]
+
+    @property
+    def prefix(self) -> slice:
+        return slice(0, self.num_prefix_tokens)
+
+    @property
+    def registers(self) -> slice:
+        return slice(self.num_prefix_tokens, self.num_prefix_tokens + self.num_test_time_registers)
+
+    @property
+    def patches(self) -> slice:
+        return slice(self.num_prefix_tokens + self.num_test_time_registers, None)
+
+    def insert(self, tokens_BTD: Tensor) -> Tensor:
+        """Zero vectors put in as registers: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
+        empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
+        return self._put(empty, tokens_BTD, dim=1)
+
+    def insert_into_mask(self, mask: Tensor) -> Tensor:
+        """An attention mask in which all see the registers, and these see what anyone sees.
+
+        Args:
+            mask: 1 and 0, `(B, P + N)`; or `(B, H, P + N, P + N)`, boolean or added to the attention logits.
+        """
+        is_added = mask.ndim == 4 and mask.is_floating_point()
+        columns = mask.new_full((*mask.shape[:-1], self.num_test_time_registers), 0 if is_added else 1)
+        mask = self._put(columns, mask, dim=-1)
+        if mask.ndim == 2 or mask.shape[2] == 1:
+            return mask
+        return self._put(mask.amax(dim=2, keepdim=True).expand(-1, -1, self.num_test_time_registers, -1), mask, dim=2)
+
+    def _put(self, registers: Tensor, tensor: Tensor, dim: int) -> Tensor:
+        prefix, patches = tensor.tensor_split([self.num_prefix_tokens], dim)
+        return torch.cat([prefix, registers, patches], dim)
+
+    def seen_by_registers(self, mask: Any) -> Tensor | None:
+        """Which tokens the registers attend to, `(B, P + R + N)` booleans: all but padding. `None` if all.
+
+        Args:
+            mask: what a block's attention gets, in the form that its implementation takes.
+        """
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor):  # flex attention's
+            images, tokens = (torch.arange(mask.shape[axis], device=mask.kv_indices.device) for axis in (0, -1))
+            zero = torch.zeros_like(tokens[0])
+            return mask.mask_mod(images[:, None], zero, zero + self.num_prefix_tokens, tokens)
+        if mask.ndim == 2:  # flash attention's
+            return mask.bool()
+        row_BHT = mask[:, :, min(self.num_prefix_tokens, mask.shape[2] - 1)]
+        return (row_BHT > _HIDDEN if mask.is_floating_point() else row_BHT.bool()).any(dim=1)
+
+    def remove(self, tensor: Tensor, dim: int = 1) -> Tensor:
+        """Registers taken out of an axis of tokens: `(B, P + R + N, D)` -> `(B, P + N, D)`."""
+        prefix, _, patches = tensor.tensor_split([self.registers.start, self.registers.stop], dim)
+        return torch.cat([prefix, patches], dim)
+
+    def remove_from_attention(self, attention_BHTT: Tensor) -> Tensor:
+        """Rows and columns of the registers taken out; the rows that stay no longer sum to 1."""
+        return self.remove(self.remove(attention_BHTT, dim=2), dim=3)
+
+    def patch_map(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
+        """Patch tokens as an image: `(B, T, D)` -> `(B, D, h, w)`.
+
+        Args:
+            hidden_states: tokens laid out as this layout says.
+            height: of the image in pixels (`pixel_values.shape[-2]`), or of the patch grid.
+            width: likewise.
+
+        Raises:
+            ValueError: the patches do not fill such a grid.
+        """
+        patches = hidden_states[:, self.patches]
+        grid = (height, width)
+        if height * width != patches.shape[1]:
+            grid = (height // self.patch_size[0], width // self.patch_size[1])
+        if grid[0] * grid[1] != patches.shape[1]:
+            raise ValueError(
+                f"`patch_map` needs as many patch tokens as the grid has places, got {patches.shape[1]} tokens for a "
+                f"{grid[0]} x {grid[1]} grid. Give the height and width of `pixel_values`, and tokens that hold "
+                f"{self.num_prefix_tokens} prefix tokens and {self.num_test_time_registers} test-time registers."
+            )
+        return patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, N, D) -> (B, D, h, w)
+
+
+def signed_max(acts_BTK: Tensor, counts_BT1: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+    """Largest-magnitude activation over tokens, sign kept.
+
+    Args:
+        acts_BTK: activations of K neurons on T tokens, any float dtype.
+        counts_BT1: 1 for tokens that count and -1 for those that do not, in that dtype; all count by default.
+        keepdim: keep the axis of tokens, of length 1.
+
+    Returns:
+        `(B, K)`, in the units of the input; `signed_max(-a) == -signed_max(a)`. Of equal magnitudes the first wins.
+
+    Source: Jiang et al. 2025 (arXiv 2506.08010), Algorithm 2, per image and per neuron.
+    """
+    magnitudes_BTK = acts_BTK.abs() if counts_BT1 is None else acts_BTK.abs() * counts_BT1  # not above 0: not the most
+    strongest = acts_BTK.gather(1, magnitudes_BTK.argmax(dim=1, keepdim=True))  # (B, 1, K)
+    return strongest if keepdim else strongest.squeeze(1)
+
+
+def _value_per_neuron(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
+    counts = base_1T1 if seen_BT is None else torch.where(seen_BT.unsqueeze(-1), base_1T1, -1)
+    return signed_max(acts_BTK, counts, keepdim=True)  # (B, 1, K)
+
+
+def _value_per_layer(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
+    as_one_neuron = acts_BTK.flatten(1).unsqueeze(-1)  # (B, T, K) -> (B, T * K, 1)
+    counts = None
+    if seen_BT is not None:
+        counts = torch.where(seen_BT.unsqueeze(-1), base_1T1.abs(), -1).expand_as(acts_BTK).flatten(1).unsqueeze(-1)
+    return signed_max(as_one_neuron, counts, keepdim=True).expand(-1, -1, acts_BTK.shape[2])  # (B, 1, K)
+
+
+def _mean(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
+    if seen_BN is None:
+        return patches_BNK.mean(dim=1, keepdim=True)
+    seen_BN1 = seen_BN.unsqueeze(-1)
+    return torch.where(seen_BN1, patches_BNK, 0).sum(dim=1, keepdim=True) / seen_BN1.sum(1, keepdim=True).clamp(min=1)
+
+
+def _fill_outliers(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
+    mean = _mean(patches_BNK, seen_BN)
+    deviation = _mean((patches_BNK - mean).square(), seen_BN).sqrt()
+    return torch.where(patches_BNK > mean + deviation, mean, patches_BNK)
+
+
+SHIFT_VALUES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "per_neuron": _value_per_neuron,
+    "per_layer": _value_per_layer,
+}
+SHIFT_FILLS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "zero": lambda patches_BNK, zero, seen_BN: zero.expand_as(patches_BNK),
+    "mean": lambda patches_BNK, zero, seen_BN: _mean(patches_BNK, seen_BN).expand_as(patches_BNK),
+    "outliers": lambda patches_BNK, zero, seen_BN: _fill_outliers(patches_BNK, seen_BN),
+    "keep": lambda patches_BNK, zero, seen_BN: patches_BNK,
+}
+
+
+class ShiftedNeurons(NamedTuple):
+    """Constants that a shift reads, for activations of one device, dtype and number of tokens."""
+
+    index_K: Tensor  # of the neurons
+    base_1T1: Tensor  # 1 for the base model's tokens, -1 for registers
+    zero: Tensor
+
+    @classmethod
+    def among(cls, acts_BTF: Tensor, neurons: list[int], layout: TokenLayout) -> "ShiftedNeurons":
+        base_1T1 = acts_BTF.new_ones(1, acts_BTF.shape[1], 1)
+        base_1T1[:, layout.registers] = -1
+        return cls(torch.tensor(neurons, device=acts_BTF.device), base_1T1, acts_BTF.new_zeros(1))
+
+
+def shift_neurons(
+    acts_BTF: Tensor,
+    neurons: ShiftedNeurons,
+    layout: TokenLayout,
+    *,
+    value: str,
+    fill: str,
+    scale: float,
+    seen_BT: Tensor | None = None,
+    in_place: bool = False,
+) -> Tensor:
+    """Move the activation of some neurons from the patch tokens to the test-time registers.
+
+    Args:
+        acts_BTF: inputs of the MLP's down projection.
+        neurons: the register neurons among the F.
+        layout: of the T tokens.
+        value: what the registers get, a key of `SHIFT_VALUES`.
+        fill: what stays on the patches, a key of `SHIFT_FILLS`.
+        scale: factor on what the registers get.
+        seen_BT: false for padding, which enters neither value nor fill; its own activation is shifted as a patch's.
+        in_place: write into `acts_BTF`.
+
+    Returns:
+        `(B, T, F)`; the prefix tokens and all other neurons are untouched.
+    """
+    acts_BTK = acts_BTF.index_select(-1, neurons.index_K)
+    moved = SHIFT_VALUES[value](acts_BTK, neurons.base_1T1, seen_BT)
+    moved = moved if scale == 1 else moved * scale
+    prefix, _, patches = acts_BTK.tensor_split([layout.registers.start, layout.registers.stop], dim=1)
+    left = SHIFT_FILLS[fill](patches, neurons.zero, None if seen_BT is None else seen_BT[:, layout.patches])
+    shifted_BTK = torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)
+    write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
+    return write(-1, neurons.index_K, shifted_BTK)
+
+
+class _ForwardPass(threading.local):
+    """What one hook leaves for a later one of the same forward pass; each thread has its own.
+
+    Args:
+        seen_BT: which tokens the registers of the block that runs now attend to; `None`: all.
+        states: a backbone's hidden states with the registers, while its feature maps are made of those without.
+    """
+
+    def __init__(self) -> None:  # runs once in each thread
+        self.seen_BT: Tensor | None = None
+        self.states: tuple = ()
+
+    def __reduce__(self) -> Any:
+        return _ForwardPass, ()
+
+
+class _TracedPass:
+    """The same while a graph is traced: a compiler does not see what one hook leaves in a thread's own storage."""
+
+    states: tuple = ()
+
+
+class Registers:
+    """What the modules and hooks of one patched model share: its config, its layout, and whether they are on.
+
+    The methods named `before_...` and `on_...` are forward hooks. Nothing is kept from one forward pass to the next.
+    """
+
+    def __init__(
+        self, config: Any, layout: TokenLayout, *, backbone: bool, mask_name: str, mask_place: int | None
+    ) -> None:
+        self.config, self.settings = config, vars(config)  # reading a config's attributes one by one is slow
+        self.layout = layout
+        self.backbone = backbone
+        self.mask_name, self.mask_place = mask_name, mask_place  # of the attention mask among the trunk's arguments
+        self.forward_pass, self.traced_pass = _ForwardPass(), _TracedPass()
+        self.enabled = True
+        self.shift = shift_neurons  # or another that gives the same
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "settings": vars(state["config"])}  # a copy reads the config of the copy
+
+    @property
+    def active(self) -> bool:
+        return bool(self.enabled and self.settings["num_test_time_registers"] and self.settings["register_neurons"])
+
+    @property
+    def output_layout(self) -> TokenLayout:
+        """Layout of the tokens that the model gives out now."""
+        kept = self.layout.num_test_time_registers if self.active and self.settings["output_registers"] else 0
+        return TokenLayout(self.layout.num_prefix_tokens, kept, self.layout.patch_size)
+
+    def before_trunk(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Let every token attend to the registers, where an attention mask over the base model's tokens is given."""
+        if not self.active:
+            return None
+        place = self.mask_place
+        if place is not None and len(args) > place and args[place] is not None:
+            args = (*args[:place], self.layout.insert_into_mask(args[place]), *args[place + 1 :])
+        if kwargs.get(self.mask_name) is not None:
+            kwargs = {**kwargs, self.mask_name: self.layout.insert_into_mask(kwargs[self.mask_name])}
+        return args, kwargs
+
+    def before_attention(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Tell the shift of the same block which tokens are padding.
+
+        Of all that sees the mask only this is run again when a block is recomputed for its gradients.
+        """
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if not (mask is None and self.forward_pass.seen_BT is None) and self.active:
+            self.forward_pass.seen_BT = self.layout.seen_by_registers(mask)
+
+    def on_embeddings(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        """Insert the registers."""
+        if not self.active:
+            return None
+        calibrated = self.settings["calibrated_patches"]
+        if calibrated and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            _warn_if_far(output.shape[1] - self.layout.num_prefix_tokens, calibrated)
+        return self.layout.insert(output)
+
+    def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        """Remove the registers, before any norm, pooling or projector sees them."""
+        return self.layout.remove(output) if self.active and not self.settings["output_registers"] else None
+
+    def on_captured(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Remove the registers from the captured `hidden_states` and `attentions`."""
+        if not self.active:
+            return None
+        if self.forward_pass.seen_BT is not None:
+            self.forward_pass.seen_BT = None
+        if not self.settings["output_registers"]:
+            return _map_captured(output, self._without_registers)
+        return _map_captured(output, self._without_registers_for_now) if self.backbone else None
+
+    def on_trunk(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Remove kept registers from `last_hidden_state`, where a head reads it."""
+        if not (self.active and self.settings["output_registers"]):
+            return None
+        if isinstance(output, tuple):
+            return (self.layout.remove(output[0]), *output[1:])
+        output["last_hidden_state"] = self.layout.remove(output["last_hidden_state"])
+        return output
+
+    def before_pooling(self, module: nn.Module, args: Any) -> Any:
+        """Remove kept registers from the tokens that a pooling head attends to, and from its mask in any case."""
+        if not self.active:
+            return None
+        tokens, *masks = args
+        tokens = self.layout.remove(tokens) if self.settings["output_registers"] else tokens
+        return (tokens, *(None if mask is None else self.layout.remove(mask) for mask in masks))
+
+    def on_backbone(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Give out the hidden states with registers that `on_captured` put aside."""
+        here = self.traced_pass if torch.compiler.is_compiling() else self.forward_pass
+        put_aside, here.states = here.states, ()
+        if not (put_aside and self.active and self.settings["output_registers"]):
+            return None
+
+        def with_registers(states: tuple) -> tuple:
+            if not states or _are_attentions(states):
+                return states
+            return tuple(None if given is None else kept for given, kept in zip(states, put_aside, strict=True))
+
+        if isinstance(output, tuple):  # feature maps are a tuple too, and come first
+            return (output[0], *map(with_registers, output[1:2]), *output[2:])
+        return _map_captured(output, with_registers)
+
+    def _without_registers(self, states: tuple) -> tuple:
+        if _are_attentions(states):
+            return tuple(self.layout.remove_from_attention(attention) for attention in states)
+        inner = tuple(None if state is None else self.layout.remove(state) for state in states[:-1])
+        return (*inner, *states[-1:])  # the last block's output is clean already
+
+    def _without_registers_for_now(self, states: tuple) -> tuple:
+        """For a backbone's feature maps; `on_backbone` gives the registers back."""
+        if not states or states[0] is None or _are_attentions(states):
+            return states
+        here = self.traced_pass if torch.compiler.is_compiling() else self.forward_pass
+        here.states = states
+        return tuple(self.layout.remove(state) for state in states)
+
+
+def _warn_if_far(patches: int, calibrated: int) -> None:
+    """Say once that images have more than twice, or less than half, the patches that the neurons were found with."""
+    if not calibrated <= 2 * patches <= 4 * calibrated:
+        _logger.warning_once(
+            f"The register neurons of this model were found on images of {calibrated} patches. With more than twice "
+            "as many, or less than half, nothing was measured: check the model at this size with `ttreg verify`."
+        )
+
+
+def _are_attentions(states: tuple) -> bool:
+    """`(B, H, T, T)` each, and not hidden states `(B, T, D)`; those not captured are `None`."""
+    return any(state is not None and state.ndim == 4 for state in states)
+
+
+def _map_captured(output: Any, change: Callable[[tuple], tuple]) -> Any:
+    """Change the tuples of an output; a model output is changed in place, its `return_dict=False` form rebuilt."""
+    if isinstance(output, tuple):
+        return tuple(change(value) if isinstance(value, tuple) else value for value in output)
+    for name in ("hidden_states", "attentions"):
+        if output.get(name) is not None:
+            output[name] = change(tuple(output[name]) if isinstance(output[name], list) else output[name])
+    return output
+
+
+class NeuronShift(nn.Module):
+    """Moves the register neurons of one layer to the registers; the identity while they are off.
+
+    Where no gradient is recorded it writes into its input, which the activation function has just made.
+    """
+
+    def __init__(self, neurons: list[int], registers: Registers) -> None:
+        super().__init__()
+        self.neurons = list(neurons)
+        self.registers = registers
+        self._made: dict[tuple[torch.device, torch.dtype, int], ShiftedNeurons] = {}
+
+    def forward(self, acts_BTF: Tensor) -> Tensor:
+        registers = self.registers
+        if not registers.active:
+            return acts_BTF
+        settings = registers.settings
+        return registers.shift(
+            acts_BTF,
+            self._neurons_among(acts_BTF),
+            registers.layout,
+            value=settings["shift_value"],
+            fill=settings["shift_fill"],
+            scale=settings["shift_scale"],
+            seen_BT=registers.forward_pass.seen_BT,
+            in_place=not (acts_BTF.requires_grad and torch.is_grad_enabled()),
+        )
+
+    def _neurons_among(self, acts_BTF: Tensor) -> ShiftedNeurons:
+        """Made once for activations of one kind, and not as buffers: they would be lost on the meta device."""
+        if torch.compiler.is_compiling():
+            return ShiftedNeurons.among(acts_BTF, self.neurons, self.registers.layout)
+        kind = (acts_BTF.device, acts_BTF.dtype, acts_BTF.shape[1])
+        if kind not in self._made:
+            with torch.inference_mode(False):  # so that a later training step may save it for its backward pass
+                self._made[kind] = ShiftedNeurons.among(acts_BTF, self.neurons, self.registers.layout)
+        return self._made[kind]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": {}}
+
+    def extra_repr(self) -> str:
+        return f"neurons={self.neurons}, by={self.registers.shift.__name__}"
+
+
+class ShiftedGatedMLP(nn.Module):
+    """A gated MLP with the shift between gate and down projection; same children, same parameter names."""
+
+    def __init__(self, mlp: Any, shift: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self.act_fn = mlp.act_fn
+        self.shift = shift
+        self.train(mlp.training)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        gated = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        return self.down_proj(self.shift(gated))

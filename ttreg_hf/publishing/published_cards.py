@@ -1,0 +1,74 @@
+"""Cards that are on the Hub already: the repository's own, and the base model's. Talks to the network."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, hf_hub_download
+
+from ttreg_hf.publishing.card import hand_written, merged_card
+from ttreg_hf.publishing.checkpoint import CARD
+from ttreg_hf.publishing.commit import NETWORK_ERRORS, Target, explaining
+
+_LICENCE_FIELDS = ("license", "license_name", "license_link")
+
+
+def merged_with_published(
+    generated: ModelCard, directory: Path, target: Target | None, token: str | bool | None
+) -> tuple[ModelCard, tuple[str, ...]]:
+    """A generated card with what its owner wrote: on the Hub, or in the folder if there is nothing of theirs there.
+
+    Args:
+        generated: the new card.
+        directory: checkpoint folder.
+        target: the repository that is published to; `None`: not looked at.
+        token: for a private one.
+
+    Returns:
+        The card, and notes on what was not used.
+
+    Raises:
+        RuntimeError: the Hub cannot be read.
+        ValueError: the published card has metadata that cannot be read.
+    """
+    local = ModelCard.load(directory / CARD) if (directory / CARD).is_file() else generated
+    present = _published_card(target, token)
+    if present is None:
+        return merged_card(generated, local), ()
+    merged = merged_card(generated, present)
+    if hand_written(local) and not hand_written(present):
+        before = merged_card(generated, local)
+        merged.text = before.text
+    elif hand_written(local) not in ("", hand_written(present)):
+        return merged, (f"the text that was written by hand is kept from the Hub's {CARD}; the folder's is not used",)
+    return merged, ()
+
+
+def parent_licence(base: str | None, token: Any) -> dict[str, str]:
+    """Licence fields of the base model's card; none if it cannot be read."""
+    if base is None:
+        return {}
+    try:
+        data = ModelCard.load(base, token=token, ignore_metadata_errors=True).data.to_dict()
+    except (*NETWORK_ERRORS, OSError, ValueError, yaml.YAMLError):
+        return {}
+    licence = {name: data[name] for name in _LICENCE_FIELDS if isinstance(data.get(name), str)}
+    link = licence.get("license_link", "")
+    if link and "://" not in link:  # a file of the parent's repository
+        licence["license_link"] = f"https://huggingface.co/{base}/blob/main/{link}"
+    return licence
+
+
+def _published_card(target: Target | None, token: str | bool | None) -> ModelCard | None:
+    if target is None or target.head is None or CARD not in target.files:
+        return None
+    with tempfile.TemporaryDirectory() as folder, explaining(f"The card of {target.repo_id} could not be read"):
+        path = hf_hub_download(target.repo_id, CARD, revision=target.head, token=token, local_dir=folder)
+        try:
+            return ModelCard.load(path)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"The metadata on top of {CARD} of {target.repo_id} must be a YAML mapping, got: {error}. Correct it "
+                "on the Hub."
+            ) from error

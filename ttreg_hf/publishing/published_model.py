@@ -1,0 +1,81 @@
+"""Loads published checkpoints, those without weights too. Talks to the network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from ttreg_hf.loading import commit_of, is_hub_id, saved_class
+from ttreg_hf.publishing.base_weights import read_checksum, weights_checksum
+from ttreg_hf.publishing.checkpoint import BASE_WEIGHTS, assert_patched
+
+
+def from_pretrained(
+    repo_id_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> PreTrainedModel:
+    """A published patched model, in eval mode, by the installed code; no code of the repository runs.
+
+    A repository without weights gets those of its base model, at the commit that it names. Only safetensors files are
+    read.
+
+    Args:
+        repo_id_or_path: Hub id, or checkpoint folder.
+        revision: branch, tag or commit of this repository; pin a commit.
+        token: for private or gated repositories, the base model's too.
+        dtype: `None`: the checkpoint's.
+
+    Returns:
+        A model of the class that was saved.
+
+    Raises:
+        ValueError: not a patched model, or the base model's weights are not those that it was made of.
+        OSError: from transformers, naming what is missing on the Hub.
+    """
+    name = str(repo_id_or_path)
+    config = AutoConfig.from_pretrained(name, revision=revision, token=token, trust_remote_code=False)
+    assert_patched(config, name)
+    pinned = commit_of(name, revision=revision, token=token) or revision  # all files of one commit
+    checksum_file = cached_file(
+        name,
+        BASE_WEIGHTS,
+        revision=pinned,
+        token=token,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,  # offline: a full checkpoint has no such file in the cache
+    )
+    cls = saved_class(config)
+    if checksum_file is None:
+        return cls.from_pretrained(
+            name, revision=pinned, token=token, dtype=dtype or "auto", use_safetensors=True
+        ).eval()
+    model: Any = _with_base_weights(cls, config, token, checksum=read_checksum(Path(checksum_file)), name=name)
+    return model if dtype in (None, "auto") else model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+
+
+def _with_base_weights(
+    cls: Any, config: Any, token: str | bool | None, *, checksum: str, name: str
+) -> PreTrainedModel:
+    base, revision = config.base_model_name_or_path, config.base_model_revision
+    if not is_hub_id(base) or not revision:
+        raise ValueError(
+            f"{name} holds no weights, so its config must name a base model on the Hub and its commit, got {base!r} "
+            f"at {revision!r}. Publish it again with `ttreg push --config-only`."
+        )
+    dtype = config.dtype or "auto"
+    model = cls.from_pretrained(
+        base, config=config, revision=revision, token=token, dtype=dtype, use_safetensors=True
+    ).eval()
+    found = weights_checksum(model)
+    if found != checksum:
+        raise ValueError(
+            f"{name} belongs to weights with the SHA-256 {checksum[:16]}..., but {base} at {revision} gives "
+            f"{found[:16]}... Its register neurons mean nothing in other weights: get the base model that it was "
+            "made of, or calibrate this one."
+        )
+    return model

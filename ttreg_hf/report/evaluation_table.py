@@ -1,0 +1,64 @@
+"""An evaluation as a table, and as the metrics of a model card; the paper's figures beside it as the paper's."""
+
+from huggingface_hub import EvalResult
+
+from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
+from ttreg_hf.evaluation.rows import BASE, PATCHED, TRAINED
+from ttreg_hf.known.checkpoints import known_checkpoint
+from ttreg_hf.report.table import Table
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """One line a metric and row, in percent; below them the paper's figures for this task and base model."""
+    columns = ("metric, %", "model", "value", f"{100 * evaluation.confidence:g} % interval", "minus base")
+    lines = []
+    for label, figures in evaluation.by_label():
+        for count, (row, figure) in enumerate(figures.items()):
+            lines.append((label if count == 0 else "", row, *_cells(figure)))
+    return Table(columns, tuple(lines + _reported_lines(evaluation)))
+
+
+def card_results(evaluation: Evaluation) -> list[EvalResult]:
+    """What the patched model reached, as a model card's metadata has it: the metrics that the Hub has a name for."""
+    if evaluation.hub_task is None:
+        return []
+    source = evaluation.source
+    return [
+        EvalResult(
+            task_type=evaluation.hub_task,
+            dataset_type=source.repo_id or str(source),
+            dataset_name=str(source),
+            dataset_split=source.split,
+            dataset_config=source.config,
+            dataset_revision=source.revision,
+            metric_type=figure.hub_metric,
+            metric_name=f"{evaluation.task}: {figure.label}",
+            metric_value=round(100 * figure.value, 2),
+        )
+        for figure in evaluation.figures
+        if figure.row == PATCHED and figure.hub_metric is not None
+    ]
+
+
+def _cells(figure: Figure) -> tuple[str, str, str]:
+    difference = figure.difference
+    return (
+        f"{100 * figure.value:.1f}",
+        f"{100 * figure.low:.1f} to {100 * figure.high:.1f}",
+        ""
+        if difference is None
+        else f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})",
+    )
+
+
+def _reported_lines(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    known = known_checkpoint(evaluation.base_model or "")
+    lines: list[tuple[str, ...]] = []
+    for reported in known.reported if known else ():
+        if reported.task == evaluation.task:
+            label = f"{reported.metric} on {reported.dataset}, as {reported.source} reports it"
+            values = {BASE: reported.base, PATCHED: reported.patched, TRAINED: reported.trained_registers}
+            for row, value in values.items():
+                if value is not None:
+                    lines.append((label if row == BASE else "", row, f"{value:g}", "", ""))
+    return lines

@@ -1,0 +1,88 @@
+"""What a verification found, as tables: one rendering for the terminal, the report and the model card."""
+
+from ttreg_hf.calibration.verification import Verification
+from ttreg_hf.pictures.numbers import counted, interval_text, percent, short_number
+from ttreg_hf.report.table import Table
+
+
+def verification_tables(verification: Verification, *, detection_layer: int, norm_threshold: float) -> list[Table]:
+    """Base against patched, the conditions of the verdict, and the controls.
+
+    Args:
+        verification: what was found.
+        detection_layer: block where outliers were detected.
+        norm_threshold: norm above which a patch counted as one.
+    """
+    return [
+        before_after_table(verification, detection_layer=detection_layer, norm_threshold=norm_threshold),
+        gate_table(verification),
+        control_table(verification),
+    ]
+
+
+def before_after_table(verification: Verification, *, detection_layer: int, norm_threshold: float) -> Table:
+    """Base against patched."""
+    block, maps = detection_layer, verification.maps
+    rows = (
+        (
+            f"outlier patches, block {block}, norm above {short_number(norm_threshold)}",
+            percent(verification.outlier_fraction_before),
+            percent(verification.outlier_fraction_after),
+        ),
+        (
+            "largest patch norm there",
+            short_number(verification.max_norm_before[block]),
+            short_number(verification.max_norm_after[block]),
+        ),
+        (
+            "p99.9 / median of the patch norms there",
+            short_number(verification.tail_before[block]),
+            short_number(verification.tail_after[block]),
+        ),
+        ("mean norm of the register there", "", short_number(verification.register_norm)),
+        ("cosine of the pooled feature to the base model's, mean", "1", f"{verification.feature_similarity:.4f}"),
+        ("the same, smallest", "1", f"{verification.min_feature_similarity:.4f}"),
+        ("largest attention on one patch, last block", percent(maps.largest_before), percent(maps.largest_after)),
+        ("entropy of the attention on patches (1: even)", f"{maps.entropy_before:.3f}", f"{maps.entropy_after:.3f}"),
+        ("attention on the register, last block", "", percent(maps.on_register)),
+        ("cosine of the mean patch feature to the base model's", "1", f"{maps.mean_patch_similarity:.4f}"),
+    )
+    return Table((counted(verification.num_images, "image"), "before", "after"), rows)
+
+
+def gate_table(verification: Verification) -> Table:
+    """The conditions of `fixed`."""
+    return Table(
+        ("condition (bounds are provisional)", "measured", "95 % interval, over images", "at most", ""),
+        tuple(
+            (
+                check.name,
+                f"{check.value:.4f}",
+                interval_text(check.interval),
+                f"{check.bound:.4f}",
+                "passed" if check.passed else "failed",
+            )
+            for check in verification.checks
+        ),
+        tuple("ok" if check.passed else "no" for check in verification.checks),
+    )
+
+
+def control_table(verification: Verification) -> Table:
+    """The same number of neurons, used otherwise."""
+    zeroed, draws = verification.controls.zeroed, verification.controls.random
+    fewest, count = min(draws, key=lambda draw: draw.outlier_ratio), len(draws)
+    rows = (
+        ("moved to the register", verification.outlier_ratio, verification.drift),
+        ("zeroed, not moved", zeroed.outlier_ratio, 1 - zeroed.feature_similarity),
+        (f"of {count} random draws, moved: the fewest outliers", fewest.outlier_ratio, 1 - fewest.feature_similarity),
+        (
+            f"of {count} random draws, moved: mean",
+            sum(draw.outlier_ratio for draw in draws) / count,
+            1 - sum(draw.feature_similarity for draw in draws) / count,
+        ),
+    )
+    return Table(
+        ("as many neurons", "outliers after / before", "feature drift"),
+        tuple((name, f"{ratio:.4f}", f"{drift:.2g}") for name, ratio, drift in rows),
+    )
