@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import BARE_CASES, CASES, Case
+from families import BARE_CASES, CASES, SOME_CASES, Case
 from gallery import Gallery, make_gallery, make_spoilt
 from local_hub import LocalHub, local_hub  # noqa: F401
 
@@ -17,14 +17,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+@pytest.fixture(params=SOME_CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
+    """One family for each mechanism, with every head."""
+    return request.param
+
+
+@pytest.fixture(params=[case for case in SOME_CASES if case.is_bare], ids=lambda case: case.family.name)
+def bare_case(request: pytest.FixtureRequest) -> Case:
+    """One family for each mechanism, without a head."""
+    return request.param
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def every_case(request: pytest.FixtureRequest) -> Case:
     """Every family with every head."""
     return request.param
 
 
 @pytest.fixture(params=BARE_CASES, ids=lambda case: case.family.name)
-def bare_case(request: pytest.FixtureRequest) -> Case:
+def every_bare_case(request: pytest.FixtureRequest) -> Case:
     """Every family, without a head."""
     return request.param
 

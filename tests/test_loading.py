@@ -77,7 +77,7 @@ def test_a_clip_checkpoint_with_both_towers_is_loaded_whole(tmp_path):
 
 def test_an_unsupported_family_is_refused_and_told_where_the_supported_are(tmp_path):
     model = ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
-    message = r"type 'resnet', which cannot be given test-time registers: it is convolutional.*`ttreg list` shows"
+    message = r"type 'resnet', which cannot be given test-time registers: it is convolutional.*docs/families.md lists"
     with pytest.raises(ValueError, match=message):
         load_model(_save(model, tmp_path))
 

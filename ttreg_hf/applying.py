@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ttreg_hf.known.checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.known.support import patched_class
-from ttreg_hf.modeling.families import layout_of_trunk, trunk_names
+from ttreg_hf.modeling.families import layout_of_trunk, trunk_name
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -70,6 +70,7 @@ def add_test_time_registers(
     shift_scale: float | None = None,
     output_registers: bool = False,
     base_model_revision: str | None = None,
+    tower: str | None = None,
 ) -> Any:
     """A patched model with the given model's weights, shared, not copied. The given model stays as it was.
 
@@ -85,6 +86,7 @@ def add_test_time_registers(
         shift_scale: factor on the moved value, 1 by default; 0 zeroes the neurons without moving them.
         output_registers: keep the registers in `hidden_states`, `attentions` and a bare model's `last_hidden_state`.
         base_model_revision: commit that the base model was loaded from, for the record.
+        tower: dotted path of the vision tower to patch, in a model that holds several; a patched model keeps its own.
 
     Returns:
         The patched twin of the model's class: same dtype, device, mode and attention implementation.
@@ -92,7 +94,8 @@ def add_test_time_registers(
     Raises:
         ValueError: unsupported class, no published neurons, or neurons that this model does not have.
     """
-    cls = patched_class(model)
+    tower = tower if tower is not None else getattr(model.config, "tower", None)
+    cls = patched_class(model, tower)
     options: dict[str, Any] = dict(_DEFAULTS)
     calibrated_patches = None
     if register_neurons is None:
@@ -102,7 +105,7 @@ def add_test_time_registers(
     elif isinstance(register_neurons, FoundNeurons):
         found, register_neurons = register_neurons, register_neurons.register_neurons
         options["shift_value"] = found.shift_value
-        calibrated_patches = _num_patches(model, found.image_size)
+        calibrated_patches = _num_patches(model, tower, found.image_size)
     given = {
         "num_test_time_registers": num_test_time_registers,
         "shift_value": shift_value,
@@ -110,7 +113,7 @@ def add_test_time_registers(
         "shift_scale": shift_scale,
     }
     options |= {name: value for name, value in given.items() if value is not None}
-    options |= {"output_registers": output_registers, "calibrated_patches": calibrated_patches}
+    options |= {"output_registers": output_registers, "calibrated_patches": calibrated_patches, "tower": tower}
     options["register_neurons"] = [_as_pair(neuron) for neuron in register_neurons]
     if not isinstance(model, TTRegModelMixin):
         options["base_model_name_or_path"] = model.name_or_path or None
@@ -165,8 +168,8 @@ def _towers(config: Any) -> dict[str, Any]:
     return {name: tower for name, tower in found.items() if tower is not None}
 
 
-def _num_patches(model: Any, image_size: tuple[int, int]) -> int:
-    trunk = model.get_submodule(trunk_names(model)[0])
+def _num_patches(model: Any, tower: str | None, image_size: tuple[int, int]) -> int:
+    trunk = model.get_submodule(trunk_name(model, tower))
     sides = zip(image_size, layout_of_trunk(trunk).patch_size, strict=True)
     return math.prod(pixels // patch for pixels, patch in sides)
 

@@ -113,7 +113,7 @@ def test_settings_only_needs_neither_neurons_nor_recipe(tmp_path):
 
 
 BROKEN = {
-    "not JSON": ("{", "must be JSON that describes a known checkpoint. Expecting property name"),
+    "not JSON": ("{", "must be JSON of a known checkpoint. Expecting property name"),
     "not an object": ([], r"the file must be an object, got \[\]"),
     "unknown field": (VALID | {"neurons": []}, "the file has no field `neurons`; it has base_model"),
     "missing field": ({"base_model": "org/name"}, "the file must have a field `family`, got none"),

@@ -11,7 +11,7 @@ def head_feature(case: Case, outputs: Any) -> Tensor:
 
     Classifiers of ViT and DeiT read CLS: the pooling layer of their bare models is not theirs.
     """
-    if outputs.get("pooler_output") is not None and case.family.file not in ("vit", "deit"):
+    if outputs.get("pooler_output") is not None and case.family.model_type not in ("vit", "deit"):
         return outputs.pooler_output
     tokens = outputs.last_hidden_state
     return tokens[:, 0] if case.family.num_prefix_tokens else tokens.mean(1)

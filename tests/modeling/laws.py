@@ -171,7 +171,7 @@ def method_by_hand(
     """Run a stock model's own parts one by one, with registers and the shift in between."""
     options = {**SHIFT_DEFAULTS, **options}
     prefix = case.family.num_prefix_tokens
-    trunk, blocks = case.trunk_of(stock), case.blocks_of(stock)
+    blocks = case.blocks_of(stock)
     attentions: list[Tensor] = []
     tokens, extra = read_by_blocks(case, stock, pixel_values)
     with ExitStack() as hooks, torch.no_grad():
@@ -182,13 +182,15 @@ def method_by_hand(
                     expected_shift(args[0], neurons, prefix, num_registers, options),
                 )
                 hooks.callback(down_projection(block).register_forward_pre_hook(hook).remove)
-            attention = next(module for module in block.children() if hasattr(module, "q_proj"))
+            attention = next(
+                module for module in block.children() if hasattr(module, "q_proj") or hasattr(module, "qkv")
+            )
             keep = lambda module, args, output: attentions.append(output[1])  # noqa: E731
             hooks.callback(attention.register_forward_hook(keep).remove)
         empty = torch.zeros(tokens.shape[0], num_registers, tokens.shape[2])
         tokens = torch.cat([tokens[:, :prefix], empty, tokens[:, prefix:]], dim=1)
-        if hasattr(trunk, "pre_layrnorm"):
-            tokens = trunk.pre_layrnorm(tokens)
+        if case.reads_embeddings(stock) is not blocks[0]:
+            tokens = case.reads_embeddings(stock)(tokens)
         states = [tokens]
         names = inspect.signature(type(blocks[0]).forward).parameters
         unmasked = {"attention_mask": None} if "attention_mask" in names else {}
@@ -265,7 +267,7 @@ def law_registers_start_as_zeros_between_prefix_and_patches(modeling: ModuleType
     stock = case.stock_model()
     model = patched_model(modeling, case, stock, num_test_time_registers=2)
     prefix = case.family.num_prefix_tokens
-    with reading(case.trunk_of(model).get_submodule(case.family.reads_embeddings)) as seen:
+    with reading(case.reads_embeddings(model)) as seen:
         run(model, images())
     with torch.no_grad():
         plain, _ = read_by_blocks(case, stock, images())
@@ -349,7 +351,12 @@ def mask_over_tokens(case: Case, model: nn.Module, count: int = 3) -> dict[str, 
     names = set(inspect.signature(model.forward).parameters) - ({"attention_mask"} if case.has_two_towers else set())
     mask = torch.ones(count, case.family.num_prefix_tokens + NUM_PATCHES, dtype=torch.long)
     mask[:, -PADDED:] = 0
-    return dict.fromkeys(names & {"attention_mask", "pixel_attention_mask"}, mask)
+    masks = dict.fromkeys(names & {"attention_mask", "pixel_attention_mask"}, mask)
+    if "patch_attention_mask" in names:  # over the grid of patches
+        masks["patch_attention_mask"] = mask.bool().view(count, SIZE // PATCH_SIZE, SIZE // PATCH_SIZE)
+    fed = {"attention_mask", "pixel_attention_mask", "patch_attention_mask", "bool_masked_pos", "head_mask"}
+    assert {name for name in names if "mask" in name} <= fed | {"attention_mask"}, "a mask that no law feeds"
+    return masks
 
 
 def with_other_padding(pixel_values: Tensor) -> Tensor:

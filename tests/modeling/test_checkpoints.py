@@ -11,7 +11,7 @@ from modeling.laws import assert_equal_outputs, down_projection, patched_class, 
 from ttreg_hf import modeling
 
 KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
-# names before transformers 5.20 (DINOv2), 5.14 (ViT) and 5.6 (CLIP), by the file of the family
+# names before transformers 5.20 (DINOv2), 5.14 (ViT) and 5.6 (CLIP), by the model type of the tower
 OLD_ATTENTION = [
     (r"attention\.q_proj", "attention.attention.query"),
     (r"attention\.k_proj", "attention.attention.key"),
@@ -25,6 +25,7 @@ OLD_VIT = [
     (r"(^|\.)layers\.", r"\1encoder.layer."),
 ]
 OLD_DINOV2 = [*OLD_ATTENTION, (r"mlp\.down_proj", "mlp.weights_out")]
+OLD_PIXIO = [*OLD_VIT, ("layernorm_before", "norm1"), ("layernorm_after", "norm2")]
 OLD_TOWER = [(r"^", "vision_model.")]
 OLD_NAMES = {
     "dinov2": OLD_DINOV2,
@@ -32,33 +33,54 @@ OLD_NAMES = {
     "dinov3_vit": [(r"(^|\.)model\.layer\.", r"\1layer.")],
     "vit": OLD_VIT,
     "deit": OLD_VIT,
-    "clip": OLD_TOWER,
-    "siglip": OLD_TOWER,
-    "siglip2": OLD_TOWER,
-    "metaclip_2": OLD_TOWER,
-    "altclip": OLD_TOWER,
+    "clip_vision_model": OLD_TOWER,
+    "siglip_vision_model": OLD_TOWER,
+    "siglip2_vision_model": OLD_TOWER,
+    "metaclip_2_vision_model": OLD_TOWER,
+    "altclip_vision_model": OLD_TOWER,
+    "pixio": OLD_PIXIO,
     "ijepa": OLD_VIT,
     "vit_msn": OLD_VIT,
+    # those whose first names are today's
+    "aimv2_vision_model": [],
+    "blip_2_vision_model": [],
+    "blip_vision_model": [],
+    "chinese_clip_vision_model": [],
+    "clipseg_vision_model": [],
+    "idefics3_vision": [],
+    "instructblip_vision_model": [],
+    "internvl_vision": [],
+    "owlv2_vision_model": [],
+    "owlvit_vision_model": [],
+    "radio": [],
+    "smolvlm_vision": [],
+    "tipsv2_vision_model": [],
 }
 
 
 def _old_layout(case, state):
     """A state dict as the first releases of the family saved it."""
-    if case.family.trunk == "vision_model" and not case.is_bare:
+    patterns = OLD_NAMES[case.family.model_type]
+    if patterns is OLD_TOWER and not case.is_bare:
         return state  # models with a head kept the names of their tower
     old = {}
     for name, tensor in state.items():
-        if ".gate_proj." in name and case.family.file not in ("dinov3_vit", "aimv2"):
+        if ".gate_proj." in name and case.family.model_type not in ("dinov3_vit", "aimv2_vision_model"):
             name, tensor = (
                 name.replace("gate_proj", "weights_in"),
                 torch.cat([tensor, state[name.replace("gate", "up")]]),
             )
-        elif ".up_proj." in name and case.family.file not in ("dinov3_vit", "aimv2"):
+        elif ".up_proj." in name and case.family.model_type not in ("dinov3_vit", "aimv2_vision_model"):
             continue
-        for pattern, replacement in OLD_NAMES.get(case.family.file, []):
+        for pattern, replacement in patterns:
             name = re.sub(pattern, replacement, name)
         old[name] = tensor.contiguous()
     return old
+
+
+def _stock_config(case, stock):
+    """Where transformers keeps other names on disk than in memory, it finds them by the config's type."""
+    return {"config": stock.config} if case.family.model_type in ("pixio", "radio") else {}
 
 
 def _save(folder, model, state):
@@ -74,105 +96,105 @@ def _load(cls, folder, **options):
 
 
 @pytest.fixture
-def old_folder(case, tmp_path):
-    stock = case.stock_model()
-    return _save(tmp_path / "old", stock, _old_layout(case, stock.state_dict()))
+def old_folder(every_case, tmp_path):
+    stock = every_case.stock_model()
+    return _save(tmp_path / "old", stock, _old_layout(every_case, stock.state_dict()))
 
 
-def test_saved_tensors_have_the_stock_models_names_and_values(case, tmp_path):
-    stock = case.stock_model()
+def test_saved_tensors_have_the_stock_models_names_and_values(every_case, tmp_path):
+    stock = every_case.stock_model()
     stock.save_pretrained(tmp_path / "stock")
-    patched_model(modeling, case, stock).save_pretrained(tmp_path / "patched")
+    patched_model(modeling, every_case, stock).save_pretrained(tmp_path / "patched")
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("patched", "stock"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_saved_model_loads_with_equal_outputs(case, tmp_path):
-    model = patched_model(modeling, case, case.stock_model(), shift_fill="mean", num_test_time_registers=2)
+def test_a_saved_model_loads_with_equal_outputs(every_case, tmp_path):
+    model = patched_model(modeling, every_case, every_case.stock_model(), shift_fill="mean", num_test_time_registers=2)
     model.save_pretrained(tmp_path)
     loaded, problems = _load(type(model), tmp_path)
     assert problems == {}
     assert_equal_outputs(run(loaded, images()), run(model, images()))
 
 
-def test_the_stock_class_reads_a_patched_checkpoint(case, tmp_path):
-    stock = case.stock_model()
-    patched_model(modeling, case, stock).save_pretrained(tmp_path)
-    loaded, problems = _load(case.stock_class, tmp_path)
+def test_the_stock_class_reads_a_patched_checkpoint(every_case, tmp_path):
+    stock = every_case.stock_model()
+    patched_model(modeling, every_case, stock).save_pretrained(tmp_path)
+    loaded, problems = _load(every_case.stock_class, tmp_path, **_stock_config(every_case, stock))
     assert problems == {}
     assert_equal_outputs(run(loaded, images()), run(stock, images()))
 
 
-def test_a_stock_checkpoint_loads_with_neurons_given(case, tmp_path):
-    stock = case.stock_model()
+def test_a_stock_checkpoint_loads_with_neurons_given(every_case, tmp_path):
+    stock = every_case.stock_model()
     stock.save_pretrained(tmp_path)
-    loaded, problems = _load(patched_class(modeling, case), tmp_path, register_neurons=NEURONS)
+    loaded, problems = _load(patched_class(modeling, every_case), tmp_path, register_neurons=NEURONS)
     assert problems == {}
-    assert_equal_outputs(run(loaded, images()), run(patched_model(modeling, case, stock), images()))
+    assert_equal_outputs(run(loaded, images()), run(patched_model(modeling, every_case, stock), images()))
 
 
-def test_an_old_stock_checkpoint_loads_in_full(case, old_folder):
-    loaded, problems = _load(patched_class(modeling, case), old_folder)
+def test_an_old_stock_checkpoint_loads_in_full(every_case, old_folder):
+    loaded, problems = _load(patched_class(modeling, every_case), old_folder)
     assert problems == {}
-    assert_equal_outputs(run(loaded, images()), run(case.stock_model(), images()))
+    assert_equal_outputs(run(loaded, images()), run(every_case.stock_model(), images()))
 
 
-def test_an_old_patched_checkpoint_loads_in_full(case, tmp_path):
-    model = patched_model(modeling, case, case.stock_model())
-    loaded, problems = _load(type(model), _save(tmp_path / "old", model, _old_layout(case, model.state_dict())))
+def test_an_old_patched_checkpoint_loads_in_full(every_case, tmp_path):
+    model = patched_model(modeling, every_case, every_case.stock_model())
+    loaded, problems = _load(type(model), _save(tmp_path / "old", model, _old_layout(every_case, model.state_dict())))
     assert problems == {}
     assert_equal_outputs(run(loaded, images()), run(model, images()))
 
 
-def test_keys_that_the_stock_class_misses_too_are_no_error(case, tmp_path):
-    stock = case.stock_model()
+def test_keys_that_the_stock_class_misses_too_are_no_error(every_case, tmp_path):
+    stock = every_case.stock_model()
     state = stock.state_dict()
-    missing = next(name for name in state if name.endswith("k_proj.weight"))
+    missing = next(name for name in state if name.endswith(("k_proj.weight", "qkv.weight")))
     del state[missing]
     folder = _save(tmp_path / "folder", stock, state | {"extra.weight": torch.zeros(1)})
-    _, problems = _load(patched_class(modeling, case), folder)
-    assert problems == _load(case.stock_class, folder)[1]
+    _, problems = _load(patched_class(modeling, every_case), folder)
+    assert problems == _load(every_case.stock_class, folder)[1]
     assert problems["missing_keys"] == [missing]
 
 
-def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(case, tmp_path):
-    if case.is_bare:
+def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(every_case, tmp_path):
+    if every_case.is_bare:
         pytest.skip("has no head")
-    if case.has_two_towers:
+    if every_case.has_two_towers:
         pytest.skip("is not made from a bare checkpoint")
-    bare = case.family.heads[0](case.stock_model().config)
+    bare = every_case.family.heads[0](every_case.stock_model().config)
     bare.save_pretrained(tmp_path)
-    loaded, problems = _load(patched_class(modeling, case), tmp_path, register_neurons=NEURONS, num_labels=5)
-    as_stock, expected = _load(case.stock_class, tmp_path, num_labels=5)
+    loaded, problems = _load(patched_class(modeling, every_case), tmp_path, register_neurons=NEURONS, num_labels=5)
+    as_stock, expected = _load(every_case.stock_class, tmp_path, num_labels=5)
     assert problems == expected
-    ours, theirs, saved = (down_projection(case.blocks_of(each)[0]).weight for each in (loaded, as_stock, bare))
+    ours, theirs, saved = (down_projection(every_case.blocks_of(each)[0]).weight for each in (loaded, as_stock, bare))
     # transformers 5.18 does not find a bare CLIP tower's weights for the tower with a projection
     assert torch.equal(ours, saved) == torch.equal(theirs, saved)
 
 
-def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(case, tmp_path):
-    patched_model(modeling, case, case.stock_model()).save_pretrained(tmp_path)
-    bare = case.family.heads[0]
+def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(every_case, tmp_path):
+    patched_model(modeling, every_case, every_case.stock_model()).save_pretrained(tmp_path)
+    bare = every_case.family.heads[0]
     cls = patched_class(modeling, next(other for other in CASES if other.stock_class is bare))
     loaded, problems = _load(cls, tmp_path)
-    assert problems == _load(bare, tmp_path)[1]
+    assert problems == _load(bare, tmp_path, **_stock_config(every_case, every_case.stock_model()))[1]
     assert loaded.config.register_neurons == NEURONS
 
 
-def test_a_head_of_another_size_is_new_where_stock_makes_it_new(case, tmp_path):
-    if not case.stock_class.__name__.endswith("ForImageClassification"):
+def test_a_head_of_another_size_is_new_where_stock_makes_it_new(every_case, tmp_path):
+    if not every_case.stock_class.__name__.endswith("ForImageClassification"):
         pytest.skip("has no labels")
-    model = patched_model(modeling, case, case.stock_model())
+    model = patched_model(modeling, every_case, every_case.stock_model())
     model.save_pretrained(tmp_path)
     _, problems = _load(type(model), tmp_path, num_labels=7, ignore_mismatched_sizes=True)
-    assert problems == _load(case.stock_class, tmp_path, num_labels=7, ignore_mismatched_sizes=True)[1]
+    assert problems == _load(every_case.stock_class, tmp_path, num_labels=7, ignore_mismatched_sizes=True)[1]
     assert list(problems) == ["mismatched_keys"]
 
 
 @pytest.mark.parametrize("output_loading_info", [True, False])
-def test_from_pretrained_returns_what_the_stock_class_returns(bare_case, tmp_path, output_loading_info):
-    model = patched_model(modeling, bare_case, bare_case.stock_model())
+def test_from_pretrained_returns_what_the_stock_class_returns(every_bare_case, tmp_path, output_loading_info):
+    model = patched_model(modeling, every_bare_case, every_bare_case.stock_model())
     model.save_pretrained(tmp_path)
     found = type(model).from_pretrained(
         pretrained_model_name_or_path=tmp_path, output_loading_info=output_loading_info
@@ -180,8 +202,8 @@ def test_from_pretrained_returns_what_the_stock_class_returns(bare_case, tmp_pat
     assert isinstance(found, tuple) == output_loading_info
 
 
-def test_a_dtype_asked_for_is_loaded(case, tmp_path):
-    model = patched_model(modeling, case, case.stock_model())
+def test_a_dtype_asked_for_is_loaded(every_case, tmp_path):
+    model = patched_model(modeling, every_case, every_case.stock_model())
     model.save_pretrained(tmp_path)
     loaded, _ = _load(type(model), tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}

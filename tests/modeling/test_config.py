@@ -7,7 +7,7 @@ import pytest
 from families import CASES, NEURONS, TINY
 from huggingface_hub.errors import StrictDataclassError
 
-from modeling.laws import patched_class, patched_model
+from modeling.laws import down_projection, patched_class, patched_model
 from ttreg_hf import modeling
 from ttreg_hf.modeling import modeling_ttreg
 
@@ -21,6 +21,7 @@ FIELDS = {
     "base_model_name_or_path": "org/name",
     "base_model_revision": "abc",
     "calibrated_patches": 256,
+    "tower": None,
 }
 
 
@@ -91,7 +92,7 @@ def test_a_wrong_field_is_refused_with_its_message(config_class, fields, message
 
 @pytest.mark.parametrize("neuron", [64, 10_000])
 def test_a_neuron_that_the_layer_does_not_have_is_refused_by_the_model(case, neuron):
-    width = case.family.neurons
+    width = down_projection(case.blocks_of(case.stock_model())[2]).in_features
     message = (
         rf"`register_neurons` names neuron {neuron} of layer 2, but its MLP has {width} \(0 to {width - 1}\)\. "
         r"Recalibrate for this checkpoint, or pass the config it was calibrated with\."

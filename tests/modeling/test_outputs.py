@@ -48,9 +48,10 @@ def test_output_registers_changes_no_bit_of_heads_pooling_and_feature_maps(case,
     options = {"return_dict": return_dict, "output_attentions": False, "output_hidden_states": False}
     plain, kept = (run(_model(case, output_registers=flag), images(), **options) for flag in (False, True))
     if not return_dict:
-        first = 1 if case.is_bare else 0
-        assert len(plain) == len(kept)
-        return assert_equal_outputs(kept[first:], plain[first:])
+        pairs = list(zip(kept, plain, strict=True))
+        pairs = [pair for pair in pairs if isinstance(pair[0], tuple) or pair[0].shape == pair[1].shape]
+        assert len(pairs) == len(plain) - case.is_bare  # a bare model's tokens
+        return assert_equal_outputs([one for one, _ in pairs], [other for _, other in pairs])
     assert plain.keys() == kept.keys()
     for name in plain.keys() - {"last_hidden_state"}:
         assert_equal_outputs(kept[name], plain[name])
@@ -114,7 +115,8 @@ def test_sdpa_gives_what_eager_gives(case, output_registers):
     stock = case.stock_model(attention="sdpa")
     found = run(patched_model(modeling, case, stock, output_registers=output_registers), images())
     expected = dict(run(_model(case, output_registers=output_registers), images()))
-    assert all(attention is None for attention in found.get("attentions") or ())
+    lacks_sdpa = "sdpa" in case.family.lacks
+    assert lacks_sdpa or all(attention is None for attention in found.get("attentions") or ())
     expected.pop("attentions")
     assert_equal_outputs({name: found[name] for name in expected}, expected, exact=False)
 

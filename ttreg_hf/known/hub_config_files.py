@@ -22,6 +22,4 @@ def read_known_checkpoint(path: Path) -> KnownCheckpoint:
     try:
         return from_json(KnownCheckpoint, json.loads(path.read_text(encoding="utf-8")), name="the file")
     except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} must be JSON that describes a known checkpoint. {error} Correct the file."
-        ) from error
+        raise ValueError(f"{path} must be JSON of a known checkpoint. {error} Correct the file.") from error

@@ -6,42 +6,31 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from ttreg_hf.known.checkpoints import known_checkpoints
+from ttreg_hf.known.refusals import REFUSED
 from ttreg_hf.modeling import modeling_ttreg
 from ttreg_hf.modeling.families import FAMILIES, base_model_type, tower_configs, trunk_names
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin, patched_name, stock_classes
 
-# base models that cannot be patched, and why; a model type that is neither here nor in FAMILIES is just not known yet
-REFUSED = {
-    "beit": "its relative position bias is a table of fixed size for the tokens it was trained with",
-    "data2vec-vision": "its relative position bias is a table of fixed size for the tokens it was trained with",
-    "altclip": "the names of its text tower's weights hang on its model type, so patch its `AltCLIPVisionModel`",
-    "mlcd": "its rotary position embedding counts all tokens, so one more would turn every patch",
-    "mlcd_vision_model": "its rotary position embedding counts all tokens, so one more would turn every patch",
-    "swin": "it attends within windows, so that no token is global",
-    "swinv2": "it attends within windows, so that no token is global",
-    "hiera": "it pools its tokens between stages, so that no token is global",
-    "convnext": "it is convolutional: it has no tokens",
-    "convnextv2": "it is convolutional: it has no tokens",
-    "dinov3_convnext": "it is convolutional: it has no tokens",
-    "resnet": "it is convolutional: it has no tokens",
-    "timm_wrapper": "timm's modules are not transformers', so load a transformers version of the checkpoint",
-    "vit_mae": "it drops patches at random, so load the checkpoint as a ViT",
-}
 _NOT_AN_IMAGE_MODEL = "it reads no images"
 _UNKNOWN = "it holds no vision tower of a known family (CONTRIBUTING.md shows how one becomes known)"
 _NOT_OF_TRANSFORMERS = "its class is not one of transformers', which a stranger could load"
-WHERE_TO_LOOK = "`ttreg list` shows the families that can"
+WHERE_TO_LOOK = "docs/families.md lists the families that can"
 
 
-def patched_class(model: PreTrainedModel) -> Any:
+def patched_class(model: PreTrainedModel, tower: str | None = None) -> Any:
     """The patched class of a stock model; a patched model's own.
+
+    Args:
+        model: stock or patched.
+        tower: which of its vision towers is meant, where it holds several.
 
     Raises:
         ValueError: the model cannot be patched; says why.
     """
     if isinstance(model, TTRegModelMixin):
         return type(model)
-    reason = _why_not(model)
+    reason = _why_not(model, tower)
     if reason is not None:
         raise ValueError(
             f"{type(model).__name__} (model type {model.config.model_type!r}) cannot be given test-time registers: "
@@ -50,23 +39,38 @@ def patched_class(model: PreTrainedModel) -> Any:
     return getattr(modeling_ttreg, patched_name(type(model)))
 
 
-def _why_not(model: PreTrainedModel) -> str | None:
+def _why_not(model: PreTrainedModel, tower: str | None) -> str | None:
     towers = trunk_names(model)
-    if model.config.model_type in REFUSED:
-        return REFUSED[model.config.model_type]
-    if not towers:
-        return _UNKNOWN if "image" in getattr(model, "input_modalities", ()) else _NOT_AN_IMAGE_MODEL
-    if len(towers) > 1:
-        return f"it holds several vision towers ({', '.join(towers)}), so patch one of them alone"
+    if model.config.model_type in REFUSED or not towers:
+        return _refusal(model.config) or (_UNKNOWN if _reads_images(model) else _NOT_AN_IMAGE_MODEL)
+    if tower is not None and tower not in towers:
+        return f"it holds no vision tower {tower!r}, but {', '.join(towers)}"
+    if tower is None and len(towers) > 1:
+        return f'it holds several vision towers ({", ".join(towers)}): say which with `tower="..."`'
     if getattr(transformers, type(model).__name__, None) is not type(model):
         return _NOT_OF_TRANSFORMERS
     return None
 
 
+def _reads_images(model: PreTrainedModel) -> bool:
+    return "image" in getattr(model, "input_modalities", ()) or "pixel" in (
+        getattr(model, "main_input_name", "") or ""
+    )
+
+
 def why_not_config(config: Any) -> str | None:
     """Why a checkpoint with this config cannot be patched, as half a sentence; `None` if nothing speaks against it."""
-    model_type = base_model_type(config)
-    return REFUSED.get(model_type) or (None if tower_configs(config) else _UNKNOWN)
+    if base_model_type(config) not in REFUSED and tower_configs(config):
+        return None
+    return _refusal(config) or _UNKNOWN
+
+
+def _refusal(config: Any) -> str | None:
+    """The known reason against a model with this config, or against a part of it, searched in depth."""
+    if base_model_type(config) in REFUSED:
+        return REFUSED[base_model_type(config)]
+    parts = (getattr(config, name, None) for name in getattr(config, "sub_configs", ()))
+    return next(filter(None, (_refusal(part) for part in parts if part is not None)), None)
 
 
 def supported_model_types() -> list[str]:
@@ -86,9 +90,17 @@ def stock_model_class(model_type: str) -> Any:
 
 
 def families_table() -> str:
-    """The supported families as a Markdown table: `model_type`, bare class, tokens in front of the patches."""
-    rows = ["| vision tower's `model_type` | bare class | prefix tokens |", "|---|---|---|"]
+    """The supported families as a Markdown table: `model_type`, bare class, tokens before the patches, evidence."""
+    rows = ["| vision tower's `model_type` | bare class | prefix tokens | evidence |", "|---|---|---|---|"]
     for model_type, family in sorted(FAMILIES.items()):
         prefix = " + ".join(str(part).replace("num_register_tokens", "trained registers") for part in family.prefix)
-        rows.append(f"| `{model_type}` | `{patched_name(stock_model_class(model_type))}` | {prefix or 0} |")
+        bare = stock_classes(getattr(transformers, CONFIG_MAPPING_NAMES[model_type])).get("AutoModel")
+        name = f"`{patched_name(bare)}`" if bare else "inside another model only"
+        found = [
+            hub_id
+            for hub_id, known in known_checkpoints().items()
+            if known.family == model_type and known.register_neurons
+        ]
+        evidence = f"neurons published for {', '.join(found)}" if found else "passes the laws"
+        rows.append(f"| `{model_type}` | {name} | {prefix or 0} | {evidence} |")
     return "\n".join(rows)

@@ -7,6 +7,7 @@ Letters: `L` blocks, `B` images, `T` tokens (as the blocks see them, test-time r
 `D` channels, `H` heads, `h`, `w` patches in height and width.
 """
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from types import TracebackType
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ttreg_hf.measuring.feature import final_patches, pooled_feature
-from ttreg_hf.measuring.tower import PROJECTIONS, VisionTower
+from ttreg_hf.measuring.tower import VisionTower
 
 BLOCK_OUTPUT = "out"
-STATES = (*PROJECTIONS, BLOCK_OUTPUT)
+STATES = ("key", "query", "value", BLOCK_OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ class Recorder:
             record = self._record_input(("acts", layer))
             handles.append(tower.down_projections[layer].register_forward_pre_hook(record))
         for state, layer in self._states:
-            module = tower.blocks[layer] if state == BLOCK_OUTPUT else tower.projection(layer, state)
-            handles.append(self._on_output(module, (state, layer), Tensor.float))
+            module, part = (
+                (tower.blocks[layer], slice(None)) if state == BLOCK_OUTPUT else tower.projection(layer, state)
+            )
+            handles.append(self._on_output(module, (state, layer), functools.partial(_part, part)))
         for layer in self._attention_layers:
             handles.append(self._on_output(tower.attention(layer), ("attention", layer), lambda weights: weights, 1))
         if self._stop_after is not None and self._stop_after < tower.num_layers - 1:
@@ -173,6 +176,10 @@ def _checked_state(tower: VisionTower, state: str, layer: int) -> tuple[str, int
     if state not in STATES:
         raise ValueError(f"`feature` is one of {', '.join(STATES)}, got {state!r}.")
     return state, tower.layer("layer", layer)
+
+
+def _part(part: slice, output: Tensor) -> Tensor:
+    return output[..., part].float()
 
 
 def _stacked(norms: list[Tensor], like_BT: Tensor) -> Tensor:

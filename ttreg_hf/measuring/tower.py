@@ -22,12 +22,10 @@ from ttreg_hf.modeling.families import (
     family_of_trunk,
     find_attention,
     layout_of_trunk,
-    trunk_names,
+    trunk_name,
 )
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.modeling.registers import TokenLayout
-
-PROJECTIONS = {"key": "k_proj", "query": "q_proj", "value": "v_proj"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class VisionTower:
             ValueError: the model is of no supported family.
         """
         patched_class(model)
-        trunk: Any = model.get_submodule(trunk_names(model)[0])
+        trunk: Any = model.get_submodule(trunk_name(model, getattr(model.config, "tower", None)))
         blocks = tuple(blocks_of_trunk(trunk))
         projections = tuple(map(down_projection, blocks))
         return cls(model, trunk, family_of_trunk(trunk), blocks, projections, layout_of_trunk(trunk))
@@ -137,9 +135,13 @@ class VisionTower:
         """The attention module of a block, which returns `(output, attention weights)`."""
         return find_attention(self.blocks[layer])
 
-    def projection(self, layer: int, feature: str) -> nn.Module:
-        """The linear layer of a block's attention that makes its keys, queries or values."""
-        return getattr(self.attention(layer), PROJECTIONS[feature])
+    def projection(self, layer: int, feature: str) -> tuple[nn.Module, slice]:
+        """The linear layer of a block's attention that makes its keys, queries or values, and which of its outputs."""
+        attention, part = self.attention(layer), ("query", "key", "value").index(feature)
+        if not hasattr(attention, "qkv"):
+            return getattr(attention, f"{feature[0]}_proj"), slice(None)
+        width = attention.qkv.out_features // 3  # one layer makes all three
+        return attention.qkv, slice(part * width, (part + 1) * width)
 
     @cached_property
     def _arguments(self) -> Mapping[str, Any]:

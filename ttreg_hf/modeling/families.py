@@ -22,37 +22,53 @@ class Family:
         blocks: the list of transformer blocks.
         prefix: tokens in front of the patches, as numbers and fields of the config that add up.
         embeddings: the module whose output is the token sequence `(B, P + N, D)`.
+        encoder: the module that reads it together with a finished mask, where the mask is made of the patches that an
+            image has; registers are then put in front of this module, into tokens and mask together.
         captures: the module whose output carries captured `hidden_states` and `attentions`; empty for the trunk.
         pooling_head: a head inside the trunk that attends to all tokens, if there is one.
         mask: the argument of the trunk that says which tokens are not padding.
+        patches: an output with all tokens behind the prefix, and its index where the output is a tuple.
         detection_layer: block whose output shows the outlier tokens best in published checkpoints.
     """
 
     blocks: str
     prefix: tuple[int | str, ...] = (1,)
     embeddings: str = "embeddings"
+    encoder: str | None = None
     captures: str = ""
     pooling_head: str | None = None
     mask: str = "attention_mask"
+    patches: tuple[str, int] | None = None
     detection_layer: int = -1
 
 
-_WITH_TRAINED_REGISTERS = (1, "num_register_tokens")
+_TRAINED_REGISTERS = (1, "num_register_tokens")
 FAMILIES = {
     "aimv2_vision_model": Family("encoder.layers", prefix=(), pooling_head="head"),
     "altclip_vision_model": Family("encoder.layers"),
+    "blip_2_vision_model": Family("encoder.layers"),
+    "blip_vision_model": Family("encoder.layers"),
+    "chinese_clip_vision_model": Family("encoder.layers"),
     "clip_vision_model": Family("encoder.layers"),
+    "clipseg_vision_model": Family("encoder.layers"),
     "deit": Family("layers", prefix=(2,)),
     "dinov2": Family("encoder.layer", captures="encoder", detection_layer=-2),
-    "dinov2_with_registers": Family(
-        "encoder.layer", prefix=_WITH_TRAINED_REGISTERS, captures="encoder", detection_layer=-2
-    ),
-    "dinov3_vit": Family("model.layer", prefix=_WITH_TRAINED_REGISTERS, captures="model"),
+    "dinov2_with_registers": Family("encoder.layer", _TRAINED_REGISTERS, captures="encoder", detection_layer=-2),
+    "dinov3_vit": Family("model.layer", _TRAINED_REGISTERS, captures="model"),
+    "idefics2_vision": Family("encoder.layers", prefix=(), encoder="encoder"),
+    "idefics3_vision": Family("encoder.layers", prefix=(), encoder="encoder"),
     "ijepa": Family("layers", prefix=()),
+    "instructblip_vision_model": Family("encoder.layers"),
     "internvl_vision": Family("encoder.layer"),
     "metaclip_2_vision_model": Family("encoder.layers"),
+    "owlv2_vision_model": Family("encoder.layers"),
+    "owlvit_vision_model": Family("encoder.layers"),
+    "pixio": Family("layers", prefix=("n_cls_tokens",)),
+    "radio": Family("encoder.layer", ("num_cls_tokens", "num_registers"), captures="encoder", patches=("features", 1)),
     "siglip2_vision_model": Family("encoder.layers", prefix=(), pooling_head="head", mask="pixel_attention_mask"),
     "siglip_vision_model": Family("encoder.layers", prefix=(), pooling_head="head"),
+    "smolvlm_vision": Family("encoder.layers", prefix=(), encoder="encoder"),
+    "tipsv2_vision_model": Family("encoder.layer", _TRAINED_REGISTERS, captures="encoder"),
     "vit": Family("layers"),
     "vit_msn": Family("layers"),
 }
@@ -79,6 +95,23 @@ def trunk_names(model: nn.Module) -> list[str]:
         if not is_inside and isinstance(module, PreTrainedModel) and _is_trunk(module):
             found.append(name)
     return found
+
+
+def trunk_name(model: nn.Module, tower: str | None = None) -> str:
+    """The one of `trunk_names` that is meant.
+
+    Args:
+        model: stock or patched.
+        tower: its dotted path; needed where there are several.
+
+    Raises:
+        ValueError: there is none, or several and no choice, or no such one.
+    """
+    found = trunk_names(model)
+    meant = found if tower is None else [name for name in found if name == tower]
+    if len(meant) == 1:
+        return meant[0]
+    raise ValueError(f"`tower` names one vision tower of {type(model).__name__}, got {tower!r}. It holds: {found}.")
 
 
 def _is_trunk(module: PreTrainedModel) -> bool:
@@ -119,7 +152,7 @@ def find_mlp(block: nn.Module) -> tuple[Any, str]:
 
 def find_attention(block: nn.Module) -> Any:
     """The module of a block that projects to queries, keys and values."""
-    return _find_child(block, ("q_proj",), "an attention")[0]
+    return _find_child(block, ("q_proj", "qkv"), "an attention")[0]
 
 
 def _find_child(block: nn.Module, names: tuple[str, ...], what: str) -> tuple[Any, str]:

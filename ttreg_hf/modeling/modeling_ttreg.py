@@ -17,6 +17,8 @@ import transformers
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.utils import logging
 from transformers.utils.versions import require_version
 
 from .families import (
@@ -28,7 +30,7 @@ from .families import (
     is_gated,
     layout_of_trunk,
     tower_configs,
-    trunk_names,
+    trunk_name,
 )
 from .registers import SHIFT_FILLS, SHIFT_VALUES, NeuronShift, Registers, ShiftedGatedMLP, TokenLayout
 
@@ -40,6 +42,9 @@ try:
     )
 finally:  # before anybody wonders what an older release lacks
     require_version("transformers>=5.18", "Test-time registers need it: `pip install -U transformers`.")
+
+
+_logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -58,6 +63,7 @@ class TTRegConfigMixin:
         base_model_name_or_path: the checkpoint that was patched.
         base_model_revision: its commit.
         calibrated_patches: how many an image had where the neurons were found; far fewer or more are warned of.
+        tower: dotted path of the vision tower that is patched, in a model that holds several.
     """
 
     _auto_class: ClassVar[str] = "AutoConfig"
@@ -71,6 +77,7 @@ class TTRegConfigMixin:
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     calibrated_patches: int | None = None
+    tower: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         cls = type(self)
@@ -145,37 +152,41 @@ class TTRegModelMixin(PreTrainedModel):
         """Register the hooks that insert and remove the tokens, and put the shift into the listed layers.
 
         Raises:
-            ValueError: no vision tower of a known family, or several; or a neuron that a layer does not have.
+            ValueError: no vision tower of a known family, or several of which none is chosen; or a neuron that a
+                layer does not have.
         """
-        found = trunk_names(self)
-        if len(found) != 1:
-            raise ValueError(
-                f"{type(self).__name__} needs one vision tower of a known family, got {', '.join(found) or 'none'}."
-            )
-        self.trunk_name = found[0]
+        self.trunk_name = trunk_name(self, self.config.tower)
         trunk: Any = self.get_submodule(self.trunk_name)
         family = family_of_trunk(trunk)
+        around = [module for module in self.modules() if isinstance(module, BackboneMixin)]
+        backbone = next((module for module in reversed(around) if trunk in module.modules()), None)
         arguments = list(inspect.signature(trunk.forward).parameters)
-        self.registers = registers = Registers(
-            self.config,
-            layout_of_trunk(trunk, self.config.num_test_time_registers),
-            backbone=isinstance(trunk, BackboneMixin),
-            mask_name=family.mask,
-            mask_place=arguments.index(family.mask) if family.mask in arguments else None,
-        )
+        layout = layout_of_trunk(trunk, self.config.num_test_time_registers)
+        mask_index = arguments.index(family.mask) if family.mask in arguments else None
+        self.registers = Registers(self.config, layout, family, backbone is not None, mask_index)
+        registers = self.registers
         trunk.register_forward_pre_hook(registers.before_trunk, with_kwargs=True)
-        trunk.get_submodule(family.embeddings).register_forward_hook(registers.on_embeddings)
+        if family.encoder is None:
+            trunk.get_submodule(family.embeddings).register_forward_hook(registers.on_embeddings)
+        else:
+            encoder = trunk.get_submodule(family.encoder)
+            encoder.register_forward_pre_hook(registers.before_encoder, with_kwargs=True)
         # first of its hooks, because a backbone has one there already that captures the block's output
         blocks_of_trunk(trunk)[-1].register_forward_hook(registers.on_last_block, prepend=True)
         trunk.get_submodule(family.captures).register_forward_hook(registers.on_captured)
         if family.pooling_head is not None and hasattr(trunk, family.pooling_head):
             trunk.get_submodule(family.pooling_head).register_forward_pre_hook(registers.before_pooling)
-        if registers.backbone:
-            trunk.register_forward_hook(registers.on_backbone)
-        elif trunk is not self:
+        if backbone is not None:
+            backbone.register_forward_hook(registers.on_backbone)
+        elif family.patches is not None or not (trunk is self or self._only_wraps(trunk)):
             trunk.register_forward_hook(registers.on_trunk)
         self._mask_hooks: list[Any] = []
         self.place_register_neurons()
+
+    def _only_wraps(self, trunk: Any) -> bool:
+        """Whether this is a bare model, which gives out what its trunk gives out, as OWL-ViT's is."""
+        stock = stock_of(type(self))
+        return trunk.config is self.config and stock_classes(stock.config_class).get("AutoModel") is stock
 
     def place_register_neurons(self) -> None:
         """Put as many registers and the shift of such neurons into place as the config lists, and only those.
@@ -220,6 +231,15 @@ class TTRegModelMixin(PreTrainedModel):
             yield self
         finally:
             registers.enabled = before
+
+    def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> Any:
+        """As the stock method; says once if somebody put this model into another, which saves no registers."""
+        if prefix and not prefix.startswith(("module.", "_orig_mod.", "base_model.")):
+            _logger.warning_once(
+                f"A {type(self).__name__} inside another model is saved as the stock one, without test-time registers."
+                " Patch the whole model to keep them: `add_test_time_registers(model, register_neurons)`."
+            )
+        return super().state_dict(*args, prefix=prefix, **options)
 
     def push_to_hub(self, repo_id: str, *args: Any, **options: Any) -> Any:
         """As the stock method; where ttreg_hf is imported, with card, processor and verification."""
@@ -280,12 +300,13 @@ def stock_classes(stock_config: Any) -> dict[str, Any]:
     One that no Auto class knows, such as CLIP's tower inside MetaCLIP 2, is what `AutoModel` loads.
     """
     found = {}
-    for auto in sorted(transformers.__all__):  # `dir` takes half a second
+    for auto in dir(modeling_auto):  # that of transformers takes long
         if auto.startswith(("AutoModel", "AutoBackbone")):
-            mapping = getattr(getattr(transformers, auto), "_model_mapping", None)
+            mapping = getattr(getattr(modeling_auto, auto), "_model_mapping", None)
             stock = None if mapping is None else mapping.get(stock_config, None)
-            if stock is not None:
-                found[auto] = stock[0] if isinstance(stock, tuple) else stock
+            stock = stock[0] if isinstance(stock, tuple) else stock
+            if stock is not None and stock.config_class is stock_config:  # not the backbone inside TIPSv2
+                found[auto] = stock
     bare = getattr(transformers, f"{stock_config.__name__.removesuffix('Config')}Model", None)
     return found if "AutoModel" in found or bare is None else {"AutoModel": bare, **found}
 

@@ -10,11 +10,12 @@ Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `N`
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers.utils import logging
 
 _logger = logging.get_logger(__name__)
@@ -52,18 +53,30 @@ class TokenLayout:
         empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
         return self._put(empty, tokens_BTD, dim=1)
 
-    def insert_into_mask(self, mask: Tensor) -> Tensor:
+    def insert_into_mask(self, mask: Any) -> Any:
         """An attention mask in which all see the registers, and these see what anyone sees.
 
         Args:
-            mask: 1 and 0, `(B, P + N)`; or `(B, H, P + N, P + N)`, boolean or added to the attention logits.
+            mask: 1 and 0, `(B, P + N)`; or `(B, H, P + N, P + N)`, boolean or added to the attention logits; or flex
+                attention's, in which the registers see what the first patch sees.
         """
+        if not isinstance(mask, Tensor):
+            return self._insert_into_block_mask(mask)
         is_added = mask.ndim == 4 and mask.is_floating_point()
         columns = mask.new_full((*mask.shape[:-1], self.num_test_time_registers), 0 if is_added else 1)
         mask = self._put(columns, mask, dim=-1)
         if mask.ndim == 2 or mask.shape[2] == 1:
             return mask
         return self._put(mask.amax(dim=2, keepdim=True).expand(-1, -1, self.num_test_time_registers, -1), mask, dim=2)
+
+    def _insert_into_block_mask(self, mask: Any) -> Any:
+        first, behind = self.registers.start, self.registers.stop
+        before = lambda token: torch.where(token < behind, token.clamp(max=first), token - (behind - first))  # noqa: E731
+        sees = lambda image, head, query, key: (  # noqa: E731
+            (key >= first) & (key < behind) | mask.mask_mod(image, head, before(query), before(key))
+        )
+        lengths = (length + behind - first for length in mask.shape[-2:])
+        return create_block_mask(sees, mask.shape[0], None, *lengths, device=mask.kv_indices.device)
 
     def _put(self, registers: Tensor, tensor: Tensor, dim: int) -> Tensor:
         prefix, patches = tensor.tensor_split([self.num_prefix_tokens], dim)
@@ -253,13 +266,11 @@ class Registers:
     The methods named `before_...` and `on_...` are forward hooks. Nothing is kept from one forward pass to the next.
     """
 
-    def __init__(
-        self, config: Any, layout: TokenLayout, *, backbone: bool, mask_name: str, mask_place: int | None
-    ) -> None:
+    def __init__(self, config: Any, layout: TokenLayout, family: Any, backbone: bool, mask_index: int | None) -> None:
         self.config, self.settings = config, vars(config)  # reading a config's attributes one by one is slow
         self.layout = layout
         self.backbone = backbone
-        self.mask_name, self.mask_place = mask_name, mask_place  # of the attention mask among the trunk's arguments
+        self.family, self.mask_index = family, mask_index  # where the attention mask is among the trunk's arguments
         self.forward_pass, self.traced_pass = _ForwardPass(), _TracedPass()
         self.enabled = True
         self.shift = shift_neurons  # or another that gives the same
@@ -281,11 +292,11 @@ class Registers:
         """Let every token attend to the registers, where an attention mask over the base model's tokens is given."""
         if not self.active:
             return None
-        place = self.mask_place
-        if place is not None and len(args) > place and args[place] is not None:
-            args = (*args[:place], self.layout.insert_into_mask(args[place]), *args[place + 1 :])
-        if kwargs.get(self.mask_name) is not None:
-            kwargs = {**kwargs, self.mask_name: self.layout.insert_into_mask(kwargs[self.mask_name])}
+        name, index = self.family.mask, self.mask_index
+        if index is not None and len(args) > index and args[index] is not None:
+            args = (*args[:index], self.layout.insert_into_mask(args[index]), *args[index + 1 :])
+        if kwargs.get(name) is not None:
+            kwargs = {**kwargs, name: self.layout.insert_into_mask(kwargs[name])}
         return args, kwargs
 
     def before_attention(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -301,10 +312,32 @@ class Registers:
         """Insert the registers."""
         if not self.active:
             return None
-        calibrated = self.settings["calibrated_patches"]
-        if calibrated and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            _warn_if_far(output.shape[1] - self.layout.num_prefix_tokens, calibrated)
+        if args and args[0].ndim == 2:
+            raise ValueError(
+                "Test-time registers need one sequence of tokens an image, got several images packed into one."
+            )
+        self._warn_if_far(output)
         return self.layout.insert(output)
+
+    def before_encoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Insert the registers into tokens and mask together, where the mask is made of the tokens."""
+        if not self.active:
+            return None
+        tokens, mask = kwargs["inputs_embeds"], kwargs["attention_mask"]
+        self._warn_if_far(tokens)
+        mask = None if mask is None else self.layout.insert_into_mask(mask)
+        return args, {**kwargs, "inputs_embeds": self.layout.insert(tokens), "attention_mask": mask}
+
+    def _warn_if_far(self, tokens: Tensor) -> None:
+        """Say once that images have over twice, or under half, the patches that the neurons were found with."""
+        calibrated, patches = self.settings["calibrated_patches"], tokens.shape[1] - self.layout.num_prefix_tokens
+        if not calibrated or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        if not calibrated <= 2 * patches <= 4 * calibrated:
+            _logger.warning_once(
+                f"The register neurons of this model were found on images of {calibrated} patches. With more than "
+                "twice as many, or less than half, nothing was measured: check this size with `ttreg verify`."
+            )
 
     def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Remove the registers, before any norm, pooling or projector sees them."""
@@ -321,12 +354,14 @@ class Registers:
         return _map_captured(output, self._without_registers_for_now) if self.backbone else None
 
     def on_trunk(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Remove kept registers from `last_hidden_state`, where a head reads it."""
+        """Remove kept registers from `last_hidden_state`, where a head reads it, or from an output of patches only."""
         if not (self.active and self.settings["output_registers"]):
             return None
+        name, index = self.family.patches or ("last_hidden_state", 0)
+        layout = replace(self.layout, num_prefix_tokens=0) if self.family.patches else self.layout
         if isinstance(output, tuple):
-            return (self.layout.remove(output[0]), *output[1:])
-        output["last_hidden_state"] = self.layout.remove(output["last_hidden_state"])
+            return (*output[:index], layout.remove(output[index]), *output[index + 1 :])
+        output[name] = layout.remove(output[name])
         return output
 
     def before_pooling(self, module: nn.Module, args: Any) -> Any:
@@ -366,15 +401,6 @@ class Registers:
         here = self.traced_pass if torch.compiler.is_compiling() else self.forward_pass
         here.states = states
         return tuple(self.layout.remove(state) for state in states)
-
-
-def _warn_if_far(patches: int, calibrated: int) -> None:
-    """Say once that images have more than twice, or less than half, the patches that the neurons were found with."""
-    if not calibrated <= 2 * patches <= 4 * calibrated:
-        _logger.warning_once(
-            f"The register neurons of this model were found on images of {calibrated} patches. With more than twice "
-            "as many, or less than half, nothing was measured: check the model at this size with `ttreg verify`."
-        )
 
 
 def _are_attentions(states: tuple) -> bool:

@@ -21,6 +21,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 _OUTPUTS = (
     *("logits", "pooler_output", "last_hidden_state", "feature_maps"),
     *("logits_per_image", "image_embeds", "text_embeds", "predicted_depth"),
+    *("alphas", "class_queries_logits", "masks_queries_logits", "pred_boxes"),
 )
 _VALUES_OF_AN_OUTPUT = 32  # evenly spaced, per image
 
@@ -35,7 +36,9 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
     else:
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else tuple(size)
-        given = {"pixel_values": _images(height, width, config.num_channels)}
+        given = {
+            "pixel_values": _images(height, width, getattr(config, "num_channels", 3))
+        }  # BLIP-2 has no such field
     if "input_ids" in arguments:
         given["input_ids"] = torch.tensor([[1, 2, 3], [3, 1, 2]])
     return given
@@ -66,9 +69,23 @@ def _flattened_patches(config: Any) -> dict[str, Tensor]:
     return {"pixel_values": patches, "pixel_attention_mask": mask.long(), "spatial_shapes": grids}
 
 
+def probed_part(model: Any) -> Any:
+    """The model; of a patched one that needs a prompt, or holds several towers, the tower that is patched."""
+    arguments = inspect.signature(model.forward).parameters
+    needs_prompt = ("input_ids" in arguments and _has_image_token(model.config)) or "decoder_input_ids" in arguments
+    is_one_of_several = getattr(model.config, "tower", None) is not None
+    return model.get_submodule(model.trunk_name) if needs_prompt or is_one_of_several else model
+
+
+def _has_image_token(config: Any) -> bool:
+    parts = (getattr(config, name, None) for name in config.sub_configs)
+    own = any(hasattr(config, name) for name in ("image_token_id", "image_token_index"))
+    return own or any(_has_image_token(part) for part in parts if part is not None)
+
+
 @torch.no_grad()
 def outputs_on_probe(model: Any) -> dict[str, list[list[float]]]:
-    """A few values of every output of a float32 model on the CPU, in eval mode.
+    """A few values of every output of a float32 model, or of its tower, on the CPU, in eval mode.
 
     Returns:
         Name of the output -> one list of values an image.
@@ -76,7 +93,8 @@ def outputs_on_probe(model: Any) -> dict[str, list[list[float]]]:
     Raises:
         ValueError: an output is not finite.
     """
-    given = model(**probe_inputs(model))
+    part = probed_part(model)
+    given = part(**probe_inputs(part))
     outputs = {}
     for name in _OUTPUTS:
         value = given.get(name)
