@@ -76,7 +76,7 @@ def test_dtype_device_mode_and_attention_are_kept(case, dtype, training, attenti
     assert {parameter.dtype for parameter in patched.parameters()} == {dtype} == {patched.dtype}
     assert {tensor.device.type for tensor in (*patched.parameters(), *patched.buffers())} == {"cpu"}
     assert {module.training for module in patched.modules()} == {training}
-    assert patched.config._attn_implementation == attention
+    assert patched.config._attn_implementation == ("eager" if attention in case.family.lacks else attention)
     assert run(patched, images().to(dtype))[0] is not None
 
 

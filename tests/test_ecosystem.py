@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from families import BARE_CASES, CASES, NEURONS, PATCH_SIZE, SIZE, TINY_TEXT, images, inputs
+from families import CASES, NEURONS, PATCH_SIZE, SIZE, SOME_CASES, TINY_TEXT, images, inputs
 from modeling.laws import assert_equal_outputs, flat_tensors, patched_model, run
 from PIL import Image
 from transformers import (
@@ -22,6 +22,9 @@ from transformers import (
 from ttreg_hf import add_test_time_registers, modeling
 
 PROCESSOR = {"size": {"height": SIZE, "width": SIZE}, "crop_size": {"height": SIZE, "width": SIZE}}
+
+
+BARE_CASES = [case for case in SOME_CASES if case.is_bare]
 
 
 def _case(name):
@@ -138,7 +141,9 @@ def test_masked_patches_are_hidden_from_a_patched_model_too(name):
 def test_lora_on_the_mlp_trains_is_saved_and_merges(case, tmp_path):
     peft = pytest.importorskip("peft")
     layers = [name for name in ("fc1", "fc2", "gate_proj", "up_proj", "down_proj") if name in str(case.stock_model())]
-    prefix = case.family.blocks.replace(".", r"\.")
+    stock = case.stock_model()
+    (path,) = [name for name, module in stock.named_modules() if module is case.blocks_of(stock)]
+    prefix = path.replace(".", r"\.")
     config = peft.LoraConfig(r=2, target_modules=rf".*{prefix}\.\d+\.(mlp|ffn)\.({'|'.join(layers)})")
     model = peft.get_peft_model(_patched(case), config)
     given = inputs(_patched(case), images())

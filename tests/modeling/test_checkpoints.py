@@ -50,6 +50,7 @@ OLD_NAMES = {
     "idefics3_vision": [],
     "instructblip_vision_model": [],
     "internvl_vision": [],
+    "janus_vision_model": [],
     "owlv2_vision_model": [],
     "owlvit_vision_model": [],
     "radio": [],

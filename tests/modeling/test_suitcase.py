@@ -27,7 +27,7 @@ TRAVELLING = sorted(path for path in SUITCASE.glob("*.py") if path.name != "__in
 ALLOWED = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 # what transformers looks for in the text of a file, docstrings included
 IMPORT_LINE = re.compile(r"^\s*(?:import\s+\S+\s*$|from\s+\S+\s+import)", re.MULTILINE)
-MOST_LINES = 640  # of code: docstrings, comments and blank lines are not counted
+MOST_LINES = 650  # of code: docstrings, comments and blank lines are not counted
 
 CHILD = """
 import json, pathlib, sys

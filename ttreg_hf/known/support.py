@@ -85,7 +85,7 @@ def stock_model_class(model_type: str) -> Any:
         ValueError: the family is not supported.
     """
     if model_type not in FAMILIES:
-        raise ValueError(f"{model_type!r} is not a supported family. Supported are {', '.join(sorted(FAMILIES))}.")
+        raise ValueError(f"{model_type!r} is not a supported family. {WHERE_TO_LOOK}.")
     return stock_classes(getattr(transformers, CONFIG_MAPPING_NAMES[model_type]))["AutoModel"]
 
 

@@ -60,6 +60,7 @@ FAMILIES = {
     "ijepa": Family("layers", prefix=()),
     "instructblip_vision_model": Family("encoder.layers"),
     "internvl_vision": Family("encoder.layer"),
+    "janus_vision_model": Family("encoder.layers", prefix=()),
     "metaclip_2_vision_model": Family("encoder.layers"),
     "owlv2_vision_model": Family("encoder.layers"),
     "owlvit_vision_model": Family("encoder.layers"),
