@@ -1,5 +1,6 @@
 """Attention masks: all see the registers, and padding is nowhere in what these get."""
 
+import functools
 import inspect
 import threading
 
@@ -52,6 +53,20 @@ def _states(model, pixel_values, mask):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_what_padding_holds_does_not_matter(every_case, attention):
     laws.assert_padding_does_not_matter(modeling, every_case, lambda model: _over_tokens(every_case, model), attention)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what transformers and torch call there
+def test_what_padding_holds_does_not_matter_to_flex_attention_where_tokens_and_mask_are_extended_together():
+    case = next(case for case in BARE_CASES if case.family.name == "smolvlm")
+    mask_of = functools.partial(laws.mask_over_tokens, case)
+    laws.assert_padding_does_not_matter(modeling, case, mask_of, "flex_attention")
+    flex, eager = (
+        patched_model(modeling, case, case.stock_model(attention=attention))
+        for attention in ("flex_attention", "eager")
+    )
+    for given in (mask_of(eager), {}):
+        found, expected = (_states(model, images(), given) for model in (flex, eager))
+        assert_equal_outputs(found, expected, exact=False)
 
 
 @pytest.mark.parametrize(("attention", "added"), [("eager", True), ("sdpa", True), ("sdpa", False)])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import NEURONS, NUM_PATCHES, SIZE, images
+from families import BARE_CASES, NEURONS, NUM_PATCHES, SIZE, images
 
 from modeling.laws import (
     ALL_OUTPUTS,
@@ -131,6 +131,17 @@ def test_token_layout_tells_where_the_outputs_tokens_are(bare_case):
         assert layout.patch_map(hidden, SIZE, SIZE).flatten(2).shape[2] == NUM_PATCHES
         with model.disable_test_time_registers():
             assert model.token_layout.num_test_time_registers == 0
+
+
+def test_images_packed_into_one_sequence_are_refused():
+    radio = next(case for case in BARE_CASES if case.family.name == "radio")
+    patches = torch.randn(2 * NUM_PATCHES, 3 * 4 * 4)
+    grids = torch.tensor([[4, 4], [4, 4]])
+    model = _model(radio)
+    with pytest.raises(ValueError, match=r"need one sequence of tokens an image, got several images packed into one"):
+        model(patches, image_grid_hw=grids)
+    with model.disable_test_time_registers():
+        assert model(patches, image_grid_hw=grids).features.shape[0] == 2 * NUM_PATCHES
 
 
 def test_num_prefix_tokens_leaves_test_time_registers_out(case):

@@ -335,6 +335,14 @@ def test_a_checkpoint_of_a_model_that_needs_a_prompt_is_made_and_verified(tmp_pa
     assert check_outputs(tmp_path / "checkpoint") < 1e-4
 
 
+def test_a_patched_model_keeps_its_tower():
+    model = OUTER_MODELS["video_llava"]
+    patched = model.patched(model.stock(), NEURONS)
+    assert add_test_time_registers(patched, NEURONS[:1]).config.tower == model.tower
+    with pytest.raises(ValueError, match=r"^A patched model keeps its vision tower, here .* Patch the base model"):
+        add_test_time_registers(patched, NEURONS, tower=next(name for name in model.towers if name != model.tower))
+
+
 @pytest.fixture
 def warnings(monkeypatch):
     lines = []

@@ -29,6 +29,11 @@ def patched_class(model: PreTrainedModel, tower: str | None = None) -> Any:
         ValueError: the model cannot be patched; says why.
     """
     if isinstance(model, TTRegModelMixin):
+        if tower not in (None, model.trunk_name):
+            raise ValueError(
+                f"A patched model keeps its vision tower, here {model.trunk_name!r}, got `tower={tower!r}`. Patch the "
+                "base model to choose another."
+            )
         return type(model)
     reason = _why_not(model, tower)
     if reason is not None:

@@ -93,7 +93,8 @@ class TokenLayout:
         if not isinstance(mask, Tensor):  # flex attention's
             images, tokens = (torch.arange(mask.shape[axis], device=mask.kv_indices.device) for axis in (0, -1))
             zero = torch.zeros_like(tokens[0])
-            return mask.mask_mod(images[:, None], zero, zero + self.num_prefix_tokens, tokens)
+            seen = mask.mask_mod(images[:, None], zero, zero + self.num_prefix_tokens, tokens)
+            return seen.expand(len(images), len(tokens))  # a mask without padding may not look at the image
         if mask.ndim == 2:  # flash attention's
             return mask.bool()
         row_BHT = mask[:, :, min(self.num_prefix_tokens, mask.shape[2] - 1)]
