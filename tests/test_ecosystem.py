@@ -1,6 +1,7 @@
 """Patched models in the hands of transformers' pipelines, PEFT, Accelerate and torch.export."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -142,10 +143,11 @@ def test_lora_on_the_mlp_trains_is_saved_and_merges(case, tmp_path):
     peft = pytest.importorskip("peft")
     layers = [name for name in ("fc1", "fc2", "gate_proj", "up_proj", "down_proj") if name in str(case.stock_model())]
     stock = case.stock_model()
+    stock.name_or_path = stock.config._name_or_path = "org/base"
     (path,) = [name for name, module in stock.named_modules() if module is case.blocks_of(stock)]
     prefix = path.replace(".", r"\.")
     config = peft.LoraConfig(r=2, target_modules=rf".*{prefix}\.\d+\.(mlp|ffn)\.({'|'.join(layers)})")
-    model = peft.get_peft_model(_patched(case), config)
+    model = peft.get_peft_model(add_test_time_registers(stock, NEURONS), config)
     given = inputs(_patched(case), images())
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
     for _ in range(2):  # in the first step one factor of each product is zero
@@ -156,6 +158,8 @@ def test_lora_on_the_mlp_trains_is_saved_and_merges(case, tmp_path):
     with torch.no_grad():
         trained = model.eval()(**given).last_hidden_state
         model.save_pretrained(tmp_path)
+        written = json.loads((tmp_path / "adapter_config.json").read_text())
+        assert not written["base_model_name_or_path"]  # the base's would bring the adapters back around the base
         loaded = peft.PeftModel.from_pretrained(_patched(case), tmp_path).eval()
         torch.testing.assert_close(loaded(**given).last_hidden_state, trained)
         merged = loaded.merge_and_unload()

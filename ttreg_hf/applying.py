@@ -92,15 +92,17 @@ def add_test_time_registers(
         The patched twin of the model's class: same dtype, device, mode and attention implementation.
 
     Raises:
+        TypeError: no transformers model, or one inside another object, such as `DistributedDataParallel`.
         ValueError: unsupported class, no published neurons, or neurons that this model does not have.
     """
-    tower = tower if tower is not None else getattr(model.config, "tower", None)
     cls = patched_class(model, tower)
+    tower = tower if tower is not None else getattr(model.config, "tower", None)
     options: dict[str, Any] = dict(_DEFAULTS)
     calibrated_patches = None
     if register_neurons is None:
-        register_neurons = published_register_neurons(str(model.name_or_path))
-        known = known_checkpoint(str(model.name_or_path))
+        name = model.name_or_path or getattr(model.config, "base_model_name_or_path", None) or ""
+        register_neurons = published_register_neurons(name)
+        known = known_checkpoint(name)
         options |= known.options.settings() if known else {}
     elif isinstance(register_neurons, FoundNeurons):
         found, register_neurons = register_neurons, register_neurons.register_neurons
@@ -143,7 +145,6 @@ def _patched_config(base: Any, config_class: Any, options: dict[str, Any]) -> An
         config = config_class(**{**fields, **options})
     except StrictDataclassError as error:  # not a ValueError, though its cause is one
         raise ValueError(str(error.__cause__ or error)) from error
-    config._name_or_path = base._name_or_path
     config._attn_implementation = base._attn_implementation
     for name, tower in _towers(base).items():
         getattr(config, name)._attn_implementation = tower._attn_implementation
@@ -156,6 +157,7 @@ def _patched(model: Any, cls: Any, config: Any) -> Any:
     configs = {id(model.config): config}
     configs |= {id(tower): getattr(config, name) for name, tower in _towers(model.config).items()}
     patched.__dict__.update(shared_copy(model, configs).__dict__)
+    patched.name_or_path = ""  # nobody can load it from where the base came from; PEFT would write that down
     if isinstance(model, TTRegModelMixin):
         patched.place_register_neurons()
     else:

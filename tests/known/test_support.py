@@ -8,7 +8,9 @@ import pytest
 import torch
 import transformers
 from families import BARE_CASES
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from ttreg_hf import calibrate
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.known.refusals import REFUSED, refusals_table
 from ttreg_hf.known.support import WHERE_TO_LOOK, families_table, supported_model_types
@@ -107,6 +109,46 @@ def test_a_class_that_transformers_does_not_have_is_refused():
 
     with pytest.raises(ValueError, match=r"^OwnViT .*: its class is not one of transformers', which a stranger could"):
         add_test_time_registers(OwnViT(transformers.ViTConfig(**TINY)), [[0, 1]])
+
+
+class _Wrapped(torch.nn.Module):
+    """As `DistributedDataParallel` and `torch.compile` hold a model."""
+
+    def __init__(self, name, model):
+        super().__init__()
+        setattr(self, name, model)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # of what torch calls there
+@pytest.mark.parametrize(
+    ("wrap", "way"),
+    [
+        (lambda model: _Wrapped("module", model), r"Give the model inside, `model\.module`, and wrap what you get"),
+        (torch.compile, r"Give the model inside, `model\._orig_mod`, and wrap what you get"),
+        (lambda model: torch.nn.Linear(2, 2), r"Load it with transformers' `AutoModel\.from_pretrained`"),
+    ],
+)
+def test_what_wraps_a_model_is_told_how_to_get_at_it(wrap, way):
+    given = wrap(_model("ViTModel", TINY))
+    for call in (lambda: add_test_time_registers(given, [[0, 1]]), lambda: calibrate(given, [])):
+        with pytest.raises(TypeError, match=rf"^`model` is a transformers model, got \w+\. {way}\."):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks for the old name
+def test_a_model_with_adapters_is_told_how_to_get_at_it():
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(_model("ViTModel", TINY), peft.LoraConfig(target_modules=["fc1"]))
+    with pytest.raises(TypeError, match=r"got PeftModel\. Give `model\.merge_and_unload\(\)`"):
+        add_test_time_registers(adapted, [[0, 1]])
+
+
+def test_a_patched_model_that_runs_the_code_of_its_repository_is_told_so(tmp_path):
+    add_test_time_registers(_model("ViTModel", TINY), [[0, 1]]).save_pretrained(tmp_path)
+    reference = transformers.AutoConfig.from_pretrained(tmp_path).auto_map["AutoModel"]
+    carried = get_class_from_dynamic_module(reference, str(tmp_path)).from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"registers: it runs the code that its repository carries\. Import ttreg_hf"):
+        add_test_time_registers(carried, [[0, 1]])
 
 
 def test_a_model_with_two_vision_towers_is_refused_and_they_are_named():

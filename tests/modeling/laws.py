@@ -282,10 +282,11 @@ def law_a_register_is_outside_its_own_maximum(modeling: ModuleType, case: Case |
         [[[1.0, 5.0], [-9.0, 8.0], [2.0, 5.0], [-3.0, 5.0]]]
     )  # CLS, register, two patches; two neurons
     layout = method.TokenLayout(1, 1, (4, 4))
-    settings = {"fill": "zero", "scale": 1.0}
-    neuron = method.ShiftedNeurons.among(acts, [0], layout)
-    per_neuron = method.shift_neurons(acts, neuron, layout, value="per_neuron", **settings)
-    per_layer = method.shift_neurons(acts, neuron, layout, value="per_layer", **settings)
+    neuron = method.ShiftedNeurons.on(acts.device, acts.dtype, [0])
+    per_neuron, per_layer = (
+        method.shift_neurons(acts, neuron, layout, {"shift_value": value, "shift_fill": "zero", "shift_scale": 1.0})
+        for value in ("per_neuron", "per_layer")
+    )
     assert per_neuron[0, :, 0].tolist() == [1.0, -3.0, 0.0, 0.0]
     assert per_layer[0, :, 0].tolist() == [1.0, -9.0, 0.0, 0.0]
     assert torch.equal(per_neuron[..., 1], acts[..., 1])
@@ -346,9 +347,10 @@ def law_switched_off_it_is_the_stock_model_bit_for_bit(modeling: ModuleType, cas
 PADDED = 5  # patches at the end
 
 
-def mask_over_tokens(case: Case, model: nn.Module, count: int = 3) -> dict[str, Tensor]:
+def mask_over_tokens(case: Case, count: int = 3) -> dict[str, Tensor]:
     """A mask in which the last patches are padding, `(B, P + N)`, as an argument; none if the model takes none."""
-    names = set(inspect.signature(model.forward).parameters) - ({"attention_mask"} if case.has_two_towers else set())
+    names = set(inspect.signature(case.stock_class.forward).parameters)
+    names -= {"attention_mask"} if case.has_two_towers else set()
     mask = torch.ones(count, case.family.num_prefix_tokens + NUM_PATCHES, dtype=torch.long)
     mask[:, -PADDED:] = 0
     masks = dict.fromkeys(names & {"attention_mask", "pixel_attention_mask"}, mask)
@@ -378,13 +380,12 @@ def states_without_padding(model: Any, pixel_values: Tensor, mask: dict[str, Ten
 def assert_padding_does_not_matter(
     modeling: ModuleType,
     case: Case,
-    mask_of: Callable[[nn.Module], dict[str, Tensor]],
+    mask: dict[str, Tensor],
     attention: str = "eager",
     **options: Any,
 ) -> None:
     stock = case.stock_model(attention=attention)
     model = patched_model(modeling, case, stock, output_registers=True, **options)
-    mask = mask_of(model)
     pixel_values = images()
     expected = states_without_padding(model, pixel_values, mask)
     assert_equal_outputs(states_without_padding(model, with_other_padding(pixel_values), mask), expected, exact=False)
@@ -394,8 +395,8 @@ def assert_padding_does_not_matter(
 
 def law_what_padding_holds_does_not_matter(modeling: ModuleType, case: Case) -> None:
     """Neither to other tokens nor to the registers, where a model takes a mask over its tokens."""
-    if mask_over_tokens(case, case.stock_model()):
-        assert_padding_does_not_matter(modeling, case, lambda model: mask_over_tokens(case, model))
+    if mask_over_tokens(case):
+        assert_padding_does_not_matter(modeling, case, mask_over_tokens(case))
 
 
 LAWS: list[Callable[[ModuleType, Case], None]] = [

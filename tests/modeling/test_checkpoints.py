@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from modeling.laws import assert_equal_outputs, down_projection, patched_class, patched_model, run
 from ttreg_hf import modeling
 
+HEADS = [case for case in CASES if not (case.is_bare or case.has_two_towers)]  # made on a bare checkpoint
+CLASSIFIERS = [case for case in CASES if case.stock_class.__name__.endswith("ForImageClassification")]
 KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 # names before transformers 5.20 (DINOv2), 5.14 (ViT) and 5.6 (CLIP), by the model type of the tower
 OLD_ATTENTION = [
@@ -159,17 +161,14 @@ def test_keys_that_the_stock_class_misses_too_are_no_error(every_case, tmp_path)
     assert problems["missing_keys"] == [missing]
 
 
-def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(every_case, tmp_path):
-    if every_case.is_bare:
-        pytest.skip("has no head")
-    if every_case.has_two_towers:
-        pytest.skip("is not made from a bare checkpoint")
-    bare = every_case.family.heads[0](every_case.stock_model().config)
+@pytest.mark.parametrize("case", HEADS, ids=lambda case: case.name)
+def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(case, tmp_path):
+    bare = case.family.heads[0](case.stock_model().config)
     bare.save_pretrained(tmp_path)
-    loaded, problems = _load(patched_class(modeling, every_case), tmp_path, register_neurons=NEURONS, num_labels=5)
-    as_stock, expected = _load(every_case.stock_class, tmp_path, num_labels=5)
+    loaded, problems = _load(patched_class(modeling, case), tmp_path, register_neurons=NEURONS, num_labels=5)
+    as_stock, expected = _load(case.stock_class, tmp_path, num_labels=5)
     assert problems == expected
-    ours, theirs, saved = (down_projection(every_case.blocks_of(each)[0]).weight for each in (loaded, as_stock, bare))
+    ours, theirs, saved = (down_projection(case.blocks_of(each)[0]).weight for each in (loaded, as_stock, bare))
     # transformers 5.18 does not find a bare CLIP tower's weights for the tower with a projection
     assert torch.equal(ours, saved) == torch.equal(theirs, saved)
 
@@ -183,13 +182,12 @@ def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(every_case,
     assert loaded.config.register_neurons == NEURONS
 
 
-def test_a_head_of_another_size_is_new_where_stock_makes_it_new(every_case, tmp_path):
-    if not every_case.stock_class.__name__.endswith("ForImageClassification"):
-        pytest.skip("has no labels")
-    model = patched_model(modeling, every_case, every_case.stock_model())
+@pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case: case.name)
+def test_a_head_of_another_size_is_new_where_stock_makes_it_new(case, tmp_path):
+    model = patched_model(modeling, case, case.stock_model())
     model.save_pretrained(tmp_path)
     _, problems = _load(type(model), tmp_path, num_labels=7, ignore_mismatched_sizes=True)
-    assert problems == _load(every_case.stock_class, tmp_path, num_labels=7, ignore_mismatched_sizes=True)[1]
+    assert problems == _load(case.stock_class, tmp_path, num_labels=7, ignore_mismatched_sizes=True)[1]
     assert list(problems) == ["mismatched_keys"]
 
 

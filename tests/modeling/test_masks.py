@@ -1,6 +1,5 @@
 """Attention masks: all see the registers, and padding is nowhere in what these get."""
 
-import functools
 import inspect
 import threading
 
@@ -10,7 +9,7 @@ from families import BARE_CASES, CASES, NUM_PATCHES, PATCH_SIZE, images, inputs
 from torch.nn.attention.flex_attention import create_block_mask
 
 from modeling import laws
-from modeling.laws import assert_equal_outputs, down_projection, patched_model, reading
+from modeling.laws import assert_equal_outputs, down_projection, mask_over_tokens, patched_model, reading
 from ttreg_hf import modeling
 from ttreg_hf.modeling.registers import (
     SHIFT_FILLS,
@@ -23,12 +22,14 @@ from ttreg_hf.modeling.registers import (
 SIGLIP2 = next(case for case in BARE_CASES if case.family.name == "siglip2")
 
 
-def _over_tokens(case, model):
-    mask = laws.mask_over_tokens(case, model)
-    return mask or pytest.skip("takes no mask over tokens, only one that is ready for its attention")
+MASKED = [case for case in CASES if mask_over_tokens(case)]
+masked_case = pytest.mark.parametrize("case", MASKED, ids=lambda case: case.name)
+masked_bare_case = pytest.mark.parametrize(
+    "case", [case for case in MASKED if case.is_bare], ids=lambda case: case.family.name
+)
 
 
-def _over_pairs(case, model, *, added, count=3):
+def _over_pairs(case, *, added, count=3):
     """The same as `(B, 1, P + N, P + N)`, boolean or as what is added to the attention logits."""
     tokens = case.family.num_prefix_tokens + NUM_PATCHES
     seen = torch.ones(count, 1, tokens, tokens, dtype=torch.bool)
@@ -50,21 +51,22 @@ def _states(model, pixel_values, mask):
     return laws.states_without_padding(model, pixel_values, mask)
 
 
+@masked_case
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_what_padding_holds_does_not_matter(every_case, attention):
-    laws.assert_padding_does_not_matter(modeling, every_case, lambda model: _over_tokens(every_case, model), attention)
+def test_what_padding_holds_does_not_matter(case, attention):
+    laws.assert_padding_does_not_matter(modeling, case, mask_over_tokens(case), attention)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what transformers and torch call there
 def test_what_padding_holds_does_not_matter_to_flex_attention_where_tokens_and_mask_are_extended_together():
     case = next(case for case in BARE_CASES if case.family.name == "smolvlm")
-    mask_of = functools.partial(laws.mask_over_tokens, case)
-    laws.assert_padding_does_not_matter(modeling, case, mask_of, "flex_attention")
+    mask = mask_over_tokens(case)
+    laws.assert_padding_does_not_matter(modeling, case, mask, "flex_attention")
     flex, eager = (
         patched_model(modeling, case, case.stock_model(attention=attention))
         for attention in ("flex_attention", "eager")
     )
-    for given in (mask_of(eager), {}):
+    for given in (mask, {}):
         found, expected = (_states(model, images(), given) for model in (flex, eager))
         assert_equal_outputs(found, expected, exact=False)
 
@@ -73,11 +75,11 @@ def test_what_padding_holds_does_not_matter_to_flex_attention_where_tokens_and_m
 def test_what_padding_holds_does_not_matter_to_a_mask_over_pairs(every_bare_case, attention, added):
     if "mask" in every_bare_case.family.lacks:
         assert _is_refused_or_ignored(
-            every_bare_case.stock_model(attention=attention), _over_pairs(every_bare_case, None, added=added)
+            every_bare_case.stock_model(attention=attention), _over_pairs(every_bare_case, added=added)
         )
         return
     laws.assert_padding_does_not_matter(
-        modeling, every_bare_case, lambda model: _over_pairs(every_bare_case, model, added=added), attention
+        modeling, every_bare_case, _over_pairs(every_bare_case, added=added), attention
     )
 
 
@@ -86,14 +88,13 @@ def test_what_padding_holds_does_not_matter_to_a_mask_over_pairs(every_bare_case
 def test_padding_is_outside_every_value_and_fill(shift_value, shift_fill):
     options = {"shift_value": shift_value, "shift_fill": shift_fill, "num_test_time_registers": 2}
     for case in (SIGLIP2, BARE_CASES[0]):
-        laws.assert_padding_does_not_matter(
-            modeling, case, lambda model, case=case: _over_tokens(case, model), **options
-        )
+        laws.assert_padding_does_not_matter(modeling, case, mask_over_tokens(case), **options)
 
 
-def test_a_mask_may_be_given_in_its_place(every_bare_case):
-    model = patched_model(modeling, every_bare_case, every_bare_case.stock_model())
-    mask = _over_tokens(every_bare_case, model)
+@masked_bare_case
+def test_a_mask_may_be_given_in_its_place(case):
+    model = patched_model(modeling, case, case.stock_model())
+    mask = mask_over_tokens(case)
     given = {**inputs(model, images()), **mask}
     names = list(inspect.signature(model.forward).parameters)
     in_order = [given.get(name) for name in names[: names.index(next(iter(mask))) + 1]]
@@ -102,30 +103,33 @@ def test_a_mask_may_be_given_in_its_place(every_bare_case):
         assert_equal_outputs(model(*in_order, **rest), model(**given))
 
 
-def test_no_token_attends_to_padding_and_all_to_the_register(every_case):
-    model = patched_model(modeling, every_case, every_case.stock_model(), output_registers=True)
-    mask = _over_tokens(every_case, model)
+@masked_case
+def test_no_token_attends_to_padding_and_all_to_the_register(case):
+    model = patched_model(modeling, case, case.stock_model(), output_registers=True)
+    mask = mask_over_tokens(case)
     with torch.no_grad():
         output = model(**{**inputs(model, images()), **mask}, output_attentions=True)
-    tokens = every_case.family.num_prefix_tokens + NUM_PATCHES
+    tokens = case.family.num_prefix_tokens + NUM_PATCHES
     for attention in output.get("vision_model_output", output).attentions:
         assert attention.shape[-1] == tokens + 1
         assert (attention[..., -laws.PADDED :] == 0).all()
-        assert (attention[..., every_case.family.num_prefix_tokens] > 0).all()
+        assert (attention[..., case.family.num_prefix_tokens] > 0).all()
 
 
-def test_register_neurons_are_silent_on_padding_too(every_bare_case):
+@masked_bare_case
+def test_register_neurons_are_silent_on_padding_too(case):
     """So that it cannot become an outlier."""
-    model = patched_model(modeling, every_bare_case, every_bare_case.stock_model(), register_neurons=[[1, 5]])
-    with reading(down_projection(every_bare_case.blocks_of(model)[1])) as acts:
-        _states(model, laws.with_other_padding(images()), _over_tokens(every_bare_case, model))
+    model = patched_model(modeling, case, case.stock_model(), register_neurons=[[1, 5]])
+    with reading(down_projection(case.blocks_of(model)[1])) as acts:
+        _states(model, laws.with_other_padding(images()), mask_over_tokens(case))
     assert (acts[0][:, -laws.PADDED :, 5] == 0).all()
 
 
-def test_a_mask_does_not_outlive_its_forward_pass(every_bare_case):
-    model = patched_model(modeling, every_bare_case, every_bare_case.stock_model())
+@masked_bare_case
+def test_a_mask_does_not_outlive_its_forward_pass(case):
+    model = patched_model(modeling, case, case.stock_model())
     before = _states(model, images(), {})
-    _states(model, images(), _over_tokens(every_bare_case, model))
+    _states(model, images(), mask_over_tokens(case))
     assert model.registers.forward_pass.seen_BT is None
     assert_equal_outputs(_states(model, images(), {}), before)
 
@@ -167,7 +171,7 @@ def test_a_block_that_is_run_again_for_its_gradients_sees_the_same_mask(use_reen
 
     def gradients():
         model.zero_grad()
-        with_mask = model(images().requires_grad_(True), **_over_tokens(case, model)).last_hidden_state
+        with_mask = model(images().requires_grad_(True), **mask_over_tokens(case)).last_hidden_state
         without_mask = model(images(seed=1).requires_grad_(True)).last_hidden_state
         (with_mask.square().sum() + without_mask.square().sum()).backward()
         return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
@@ -182,7 +186,7 @@ def test_a_mask_compiles_in_one_graph():
     torch.compiler.reset()
     case = BARE_CASES[0]
     model = patched_model(modeling, case, case.stock_model(attention="sdpa"))
-    mask = _over_tokens(case, model)
+    mask = mask_over_tokens(case)
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         compiled(images(), **mask)  # before any thread has set a mask
@@ -195,7 +199,7 @@ def test_a_mask_compiles_in_one_graph():
 def test_threads_have_masks_of_their_own():
     case = BARE_CASES[0]
     model = patched_model(modeling, case, case.stock_model())
-    masks = [_over_tokens(case, model), {}]
+    masks = [mask_over_tokens(case), {}]
     expected = [_states(model, images(), mask) for mask in masks]
     wrong = []
 
@@ -222,10 +226,9 @@ def test_a_mask_by_hand():
     acts = torch.tensor([[[2.0], [50.0], [1.0], [3.0], [-8.0]]])  # CLS, register, two patches, padding
     seen = torch.tensor([[True, True, True, True, False]])
     layout = TokenLayout(1, 1, (4, 4))
-    neuron = ShiftedNeurons.among(acts, [0], layout)
-    shift = lambda fill: shift_neurons(  # noqa: E731
-        acts, neuron, layout, value="per_neuron", fill=fill, scale=1.0, seen_BT=seen
-    )
+    neuron = ShiftedNeurons.on(acts.device, acts.dtype, [0])
+    options = {"shift_value": "per_neuron", "shift_scale": 1.0}
+    shift = lambda fill: shift_neurons(acts, neuron, layout, {**options, "shift_fill": fill}, seen)  # noqa: E731
     assert shift("zero")[0, :, 0].tolist() == [2, 3, 0, 0, 0]
     assert shift("mean")[0, :, 0].tolist() == [2, 3, 2, 2, 2]
     assert shift("keep")[0, :, 0].tolist() == [2, 3, 1, 3, -8]

@@ -19,7 +19,7 @@ SUITCASE = Path(ttreg_hf.modeling.__file__).parent
 METHOD, BASE = "registers.py", "modeling_ttreg.py"
 SHIFTED = "torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)"
 WRITTEN = "return write(-1, neurons.index_K, shifted_BTK)"
-MAXIMUM = "signed_max(acts_BTK, counts, keepdim=True)"
+MAXIMUM = "signed_max(acts_BTK, seen_BT, without=layout.registers)"
 INSERTED = "return torch.cat([prefix, registers, patches], dim)"
 # a plain MLP with a pre-LayerNorm, a gated MLP, a head, and the one head that reads captured outputs
 JUDGES = [case for case in CASES if case.name in ("clip-CLIPVisionModel", "dinov2-swiglu-Dinov2Model")] + [
@@ -61,26 +61,26 @@ MUTANTS = [
     (
         "image 0's value for all",
         METHOD,
-        "moved if scale == 1 else moved * scale",
-        "(moved if scale == 1 else moved * scale)[:1].expand_as(moved)",
+        'moved if settings["shift_scale"] == 1 else moved * settings["shift_scale"]',
+        "moved[:1].expand_as(moved)",
     ),
     (
         "register inside its own maximum",
         METHOD,
         MAXIMUM,
-        "signed_max(acts_BTK, keepdim=True)",
+        "signed_max(acts_BTK, seen_BT)",
     ),
     (
         "prefix outside the maximum",
         METHOD,
-        "base_1T1[:, layout.registers] = -1",
-        "base_1T1[:, : layout.registers.stop] = -1",
+        "magnitudes_BTK[:, without].fill_(-1)",
+        "magnitudes_BTK[:, : without.stop].fill_(-1)",
     ),
     (
         "sign lost",
         METHOD,
-        "strongest = acts_BTK.gather(",
-        "strongest = acts_BTK.abs().gather(",
+        "return acts_BTK.gather(",
+        "return acts_BTK.abs().gather(",
     ),
     (
         "prefix zeroed too",
@@ -91,8 +91,8 @@ MUTANTS = [
     (
         "layer off by one",
         BASE,
-        "_place_shift(block, listed.get(layer, []), self.registers)",
-        "_place_shift(block, listed.get(layer + 1, []), self.registers)",
+        "place_shift(block, listed.get(layer, []), self.registers)",
+        "place_shift(block, listed.get(layer + 1, []), self.registers)",
     ),
     (
         "no removal after the last block",
@@ -121,14 +121,14 @@ MUTANTS = [
     (
         "padding inside the maximum",
         METHOD,
-        "counts = base_1T1 if seen_BT is None else",
-        "counts = base_1T1 if True else",
+        MAXIMUM,
+        "signed_max(acts_BTK, None, without=layout.registers)",
     ),
     (
         "the switch does nothing",
         BASE,
-        "before, registers.enabled = registers.enabled, False",
-        "before, registers.enabled = registers.enabled, True",
+        "before, here.enabled = here.enabled, False",
+        "before, here.enabled = here.enabled, True",
     ),
 ]
 
@@ -172,13 +172,13 @@ def modeling_without_shift(tmp_path_factory) -> ModuleType:
     return _load_copy(folder, "mutant_without_shift")
 
 
-def test_without_the_shift_every_family_and_head_breaks_the_laws(modeling_without_shift, case):
+def test_without_the_shift_every_family_and_head_breaks_the_laws(modeling_without_shift, every_case):
     for law in (
         laws.law_down_projections_read_shifted_activations,
         laws.law_outputs_are_those_of_the_method_by_hand,
     ):
         with pytest.raises(AssertionError):
-            law(modeling_without_shift, case)
+            law(modeling_without_shift, every_case)
 
 
 def test_an_unchanged_copy_breaks_no_law(suitcase_copy):

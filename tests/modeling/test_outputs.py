@@ -138,7 +138,7 @@ def test_images_packed_into_one_sequence_are_refused():
     patches = torch.randn(2 * NUM_PATCHES, 3 * 4 * 4)
     grids = torch.tensor([[4, 4], [4, 4]])
     model = _model(radio)
-    with pytest.raises(ValueError, match=r"need one sequence of tokens an image, got several images packed into one"):
+    with pytest.raises(ValueError, match=r"need one sequence of tokens an image, got images packed into one"):
         model(patches, image_grid_hw=grids)
     with model.disable_test_time_registers():
         assert model(patches, image_grid_hw=grids).features.shape[0] == 2 * NUM_PATCHES

@@ -23,8 +23,9 @@ QUARTERS = st.integers(-12, 12).map(lambda value: value / 4)
 
 
 def _shift(acts, *, neurons=(0,), layout=LAYOUT, value="per_neuron", fill="zero", scale=1.0, **options):
-    among = ShiftedNeurons.among(acts, list(neurons), layout)
-    return shift_neurons(acts, among, layout, value=value, fill=fill, scale=scale, **options)
+    constants = ShiftedNeurons.on(acts.device, acts.dtype, list(neurons))
+    settings = {"shift_value": value, "shift_fill": fill, "shift_scale": scale}
+    return shift_neurons(acts, constants, layout, settings, **options)
 
 
 @st.composite

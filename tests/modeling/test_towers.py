@@ -15,6 +15,7 @@ from families import images
 from outer_models import IMAGE_TOKEN, OUTER_MODELS, outer_models_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.utils import logging
 
 import ttreg_hf
 from modeling.laws import assert_equal_outputs, flat_tensors
@@ -346,7 +347,7 @@ def test_a_patched_model_keeps_its_tower():
 @pytest.fixture
 def warnings(monkeypatch):
     lines = []
-    monkeypatch.setattr(modeling_ttreg._logger, "warning_once", lines.append)
+    monkeypatch.setattr(logging.get_logger(modeling_ttreg.__name__), "warning_once", lines.append)
     return lines
 
 

@@ -5,6 +5,7 @@ Importing this fails with `ImportError` where there is no Triton, or one older t
 Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `F` neurons, `K` register neurons.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -97,19 +98,16 @@ def shift_neurons_with_triton(
     acts_BTF: Tensor,
     neurons: ShiftedNeurons,
     layout: TokenLayout,
-    *,
-    value: str,
-    fill: str,
-    scale: float,
+    settings: Mapping[str, Any],
     seen_BT: Tensor | None = None,
+    *,
     in_place: bool = False,
 ) -> Tensor:
     """`shift_neurons` in one kernel where that is possible, and in plain PyTorch where it is not."""
     count = neurons.index_K.shape[0]
+    value, fill, scale = (settings[f"shift_{name}"] for name in ("value", "fill", "scale"))
     if not (in_place and _is_possible(acts_BTF, value, fill, count)):
-        return shift_neurons(
-            acts_BTF, neurons, layout, value=value, fill=fill, scale=scale, seen_BT=seen_BT, in_place=in_place
-        )
+        return shift_neurons(acts_BTF, neurons, layout, settings, seen_BT, in_place=in_place)
     images, tokens, _ = acts_BTF.shape
     with torch.cuda.device_of(acts_BTF):
         kernel, constants = _compiled(

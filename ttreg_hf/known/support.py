@@ -15,6 +15,9 @@ from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin, patched_name, stoc
 _NOT_AN_IMAGE_MODEL = "it reads no images"
 _UNKNOWN = "it holds no vision tower of a known family (CONTRIBUTING.md shows how one becomes known)"
 _NOT_OF_TRANSFORMERS = "its class is not one of transformers', which a stranger could load"
+_CARRIED_CODE = (
+    "it runs the code that its repository carries. Import ttreg_hf, and load it again without `trust_remote_code=True`"
+)
 WHERE_TO_LOOK = "docs/families.md lists the families that can"
 
 
@@ -26,8 +29,11 @@ def patched_class(model: PreTrainedModel, tower: str | None = None) -> Any:
         tower: which of its vision towers is meant, where it holds several.
 
     Raises:
+        TypeError: no transformers model; says how to get at one that is wrapped.
         ValueError: the model cannot be patched; says why.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"`model` is a transformers model, got {type(model).__name__}. {_way_to_the_model(model)}")
     if isinstance(model, TTRegModelMixin):
         if tower not in (None, model.trunk_name):
             raise ValueError(
@@ -44,7 +50,20 @@ def patched_class(model: PreTrainedModel, tower: str | None = None) -> Any:
     return getattr(modeling_ttreg, patched_name(type(model)))
 
 
+def _way_to_the_model(given: Any) -> str:
+    """What to do with something that is no transformers model, but may hold one."""
+    if hasattr(given, "merge_and_unload"):  # PEFT's
+        return "Give `model.merge_and_unload()`, or `model.get_base_model()` for the model without its adapters."
+    for name in ("module", "_orig_mod"):  # of what trains in parallel, and of `torch.compile`
+        if isinstance(getattr(given, name, None), PreTrainedModel):
+            return f"Give the model inside, `model.{name}`, and wrap what you get."
+    return "Load it with transformers' `AutoModel.from_pretrained`."
+
+
 def _why_not(model: PreTrainedModel, tower: str | None) -> str | None:
+    if type(model).__module__.startswith("transformers_modules."):  # where transformers puts such code
+        is_patched = model.config.model_type.endswith("_ttreg")
+        return _CARRIED_CODE if is_patched else _NOT_OF_TRANSFORMERS
     towers = trunk_names(model)
     if model.config.model_type in REFUSED or not towers:
         return _refusal(model.config) or (_UNKNOWN if _reads_images(model) else _NOT_AN_IMAGE_MODEL)

@@ -4,14 +4,16 @@ Letters: `B` images, `T` tokens, `N` patches, `H`, `W` height and width in pixel
 """
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ttreg_hf.applying import add_test_time_registers, shared_copy
 from ttreg_hf.known.support import patched_class
@@ -26,6 +28,8 @@ from ttreg_hf.modeling.families import (
 )
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.modeling.registers import TokenLayout
+
+_logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +80,10 @@ class VisionTower:
         """
         tower = cls.of(shared_copy(model).eval())
         if isinstance(tower.model, TTRegModelMixin):
-            tower.model.registers.config.output_registers = False
-            tower.model.registers.enabled &= registers  # where somebody has switched them off they stay so
+            config = tower.model.registers.config
+            config.output_registers = False
+            if not (registers and cast(TTRegModelMixin, model).registers.active):  # as the caller has switched them
+                config.num_test_time_registers = 0
         if attention is not None:
             tower.trunk.set_attn_implementation(attention)
         return tower
@@ -160,6 +166,7 @@ class VisionTower:
         Raises:
             ValueError: SigLIP 2, and height or width is not a whole number of patches.
         """
+        self._warn_if_far(pixel_values)
         pixels = pixel_values.to(device=self.trunk.device, dtype=self.trunk.dtype)  # AIMv2 does not do it itself
         if "spatial_shapes" in self._arguments:
             return self._flattened_patches(pixels)
@@ -167,6 +174,19 @@ class VisionTower:
         if "interpolate_pos_encoding" in self._arguments and not self._is_own_size(pixels):
             inputs["interpolate_pos_encoding"] = True
         return inputs
+
+    def _warn_if_far(self, pixels: Tensor) -> None:
+        """Say once that images have over twice, or under half, the patches that the neurons were found with."""
+        if not (isinstance(self.model, TTRegModelMixin) and self.model.registers.active):
+            return
+        calibrated = self.model.registers.config.calibrated_patches
+        sides = zip(pixels.shape[-2:], self.base_layout.patch_size, strict=True)
+        patches = math.prod(length // patch for length, patch in sides)
+        if calibrated and not calibrated <= 2 * patches <= 4 * calibrated:
+            _logger.warning_once(
+                f"The register neurons of this model were found on images of {calibrated} patches. With more than "
+                "twice as many, or less than half, nothing was measured: check this size with `ttreg verify`."
+            )
 
     def _flattened_patches(self, pixels: Tensor) -> dict[str, Any]:
         height, width = self.base_layout.patch_size

@@ -1,4 +1,4 @@
-"""Where each family keeps its parts: one line a family, and how the parts of a model are found by it.
+"""Where each family keeps its parts: one line a family. By it a model's parts are found, and the shift is put in.
 
 A family is named by the `model_type` of its vision tower's config. The tower is found inside any model around it.
 """
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from .registers import TokenLayout
+from .registers import NeuronShift, Registers, ShiftedActivation, ShiftedGatedMLP, TokenLayout
 
 _ACTIVATIONS = ("activation_fn", "act_fn", "intermediate_act_fn")
 
@@ -117,15 +117,7 @@ def trunk_name(model: nn.Module, tower: str | None = None) -> str:
 
 def _is_trunk(module: PreTrainedModel) -> bool:
     family = FAMILIES.get(base_model_type(module.config))
-    return family is not None and all(_has(module, path) for path in (family.embeddings, family.blocks))
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
+    return family is not None and {family.embeddings, family.blocks} <= dict(module.named_modules()).keys()
 
 
 def family_of_trunk(trunk: PreTrainedModel) -> Family:
@@ -156,6 +148,28 @@ def find_attention(block: nn.Module) -> Any:
     return _find_child(block, ("q_proj", "qkv"), "an attention")[0]
 
 
+def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> None:
+    """Put the shift of these neurons into a block, instead of the one it may hold; none takes it out.
+
+    Raises:
+        ValueError: an activation function with weights, whose names would change.
+    """
+    mlp, name = find_mlp(block)
+    shift = NeuronShift(neurons, registers) if neurons else nn.Identity()
+    if isinstance(mlp, ShiftedGatedMLP):
+        mlp.shift = shift.train(mlp.training)
+    elif is_gated(mlp):
+        if neurons:
+            parent, _, child = next(n for n, m in block.named_modules() if m is mlp).rpartition(".")
+            setattr(block.get_submodule(parent), child, ShiftedGatedMLP(mlp, shift))
+    else:
+        activation = getattr(mlp, name)
+        own = activation[0] if isinstance(activation, ShiftedActivation) else activation
+        if neurons and any(True for _ in own.parameters()):
+            raise ValueError(f"Neurons can be moved behind an activation function without weights, got {own}.")
+        setattr(mlp, name, ShiftedActivation(own, shift).train(mlp.training) if neurons else own)
+
+
 def _find_child(block: nn.Module, names: tuple[str, ...], what: str) -> tuple[Any, str]:
     for module in block.modules():
         for name in names:
@@ -163,8 +177,8 @@ def _find_child(block: nn.Module, names: tuple[str, ...], what: str) -> tuple[An
                 return module, name
     held = ", ".join(name for name, _ in block.named_modules() if name)
     raise ValueError(
-        f"Each block needs {what} with one of {', '.join(names)}, but {type(block).__name__} holds: {held}. "
-        "This transformers release may have renamed it; please report it with the output of `ttreg env`."
+        f"Each block needs {what} with one of {', '.join(names)}, but {type(block).__name__} holds: {held}. This "
+        "transformers release may have renamed it; please report it with the output of `ttreg env`."
     )
 
 

@@ -8,6 +8,8 @@ Reads with `registers.py`, which holds the method, and `families.py`, which says
 import functools
 import inspect
 import itertools
+import math
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -15,7 +17,6 @@ from typing import Any, ClassVar
 
 import transformers
 from huggingface_hub.dataclasses import strict
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
@@ -26,25 +27,18 @@ from .families import (
     down_projection,
     family_of_trunk,
     find_attention,
-    find_mlp,
-    is_gated,
     layout_of_trunk,
+    place_shift,
     tower_configs,
     trunk_name,
 )
-from .registers import SHIFT_FILLS, SHIFT_VALUES, NeuronShift, Registers, ShiftedGatedMLP, TokenLayout
+from .registers import SHIFT_FILLS, SHIFT_VALUES, Registers, TokenLayout
 
 try:
+    from transformers import conversion_mapping
     from transformers.backbone_utils import BackboneMixin
-    from transformers.conversion_mapping import (
-        get_checkpoint_conversion_mapping,
-        register_checkpoint_conversion_mapping,
-    )
 finally:  # before anybody wonders what an older release lacks
     require_version("transformers>=5.18", "Test-time registers need it: `pip install -U transformers`.")
-
-
-_logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -95,33 +89,33 @@ class TTRegConfigMixin:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
         tower = config_dict.get(cls.base_config_key)
         if isinstance(tower, dict):
-            ours = [field.name for field in fields(TTRegConfigMixin) if field.name in config_dict]
+            ours = {field.name for field in fields(TTRegConfigMixin)} & config_dict.keys()
             tower |= {name: config_dict[name] for name in ours}
         return config_dict, kwargs
 
     def validate_register_neurons(self) -> None:
         """Checked by `@strict` after construction and before saving."""
         layers = max((tower.num_hidden_layers for tower in tower_configs(self)), default=0)
-        seen = set()
-        for pair in self.register_neurons:
-            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(index) is int for index in pair)):
+        for index, pair in enumerate(self.register_neurons):
+            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(part) is int for part in pair)):
                 raise ValueError(f"`register_neurons` holds [layer, neuron] pairs of whole numbers, got {pair!r}.")
             layer, neuron = pair
+            if neuron < 0:
+                raise ValueError(f"`register_neurons` names neuron {neuron} of layer {layer}; neurons count from 0.")
             if not 0 <= layer < layers:
                 raise ValueError(
                     f"`register_neurons` names layer {layer}, but this model has {layers} layers (0 to {layers - 1}). "
                     "Recalibrate for this checkpoint, or pass the config it was calibrated with."
                 )
-            if neuron < 0:
-                raise ValueError(f"`register_neurons` names neuron {neuron} of layer {layer}; neurons count from 0.")
-            if (layer, neuron) in seen:
+            if list(pair) in map(list, self.register_neurons[:index]):
                 raise ValueError(f"`register_neurons` names neuron {layer}/{neuron} twice. Give each neuron once.")
-            seen.add((layer, neuron))
 
     def validate_shift_options(self) -> None:
         """Checked by `@strict` after construction and before saving."""
-        if self.num_test_time_registers < 0:
-            raise ValueError(f"`num_test_time_registers` is 0 or more, got {self.num_test_time_registers}.")
+        if not 0 <= self.num_test_time_registers <= 1024:
+            raise ValueError(f"`num_test_time_registers` is from 0 to 1024, got {self.num_test_time_registers}.")
+        if not math.isfinite(self.shift_scale):
+            raise ValueError(f"`shift_scale` is a finite number, got {self.shift_scale}.")
         for name, allowed in (("shift_value", SHIFT_VALUES), ("shift_fill", SHIFT_FILLS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -160,17 +154,14 @@ class TTRegModelMixin(PreTrainedModel):
         family = family_of_trunk(trunk)
         around = [module for module in self.modules() if isinstance(module, BackboneMixin)]
         backbone = next((module for module in reversed(around) if trunk in module.modules()), None)
-        arguments = list(inspect.signature(trunk.forward).parameters)
         layout = layout_of_trunk(trunk, self.config.num_test_time_registers)
-        mask_index = arguments.index(family.mask) if family.mask in arguments else None
-        self.registers = Registers(self.config, layout, family, backbone is not None, mask_index)
-        registers = self.registers
+        arguments = list(inspect.signature(trunk.forward).parameters)
+        registers = self.registers = Registers(self.config, layout, family, backbone is not None, arguments)
         trunk.register_forward_pre_hook(registers.before_trunk, with_kwargs=True)
         if family.encoder is None:
             trunk.get_submodule(family.embeddings).register_forward_hook(registers.on_embeddings)
         else:
-            encoder = trunk.get_submodule(family.encoder)
-            encoder.register_forward_pre_hook(registers.before_encoder, with_kwargs=True)
+            trunk.get_submodule(family.encoder).register_forward_pre_hook(registers.before_encoder, with_kwargs=True)
         # first of its hooks, because a backbone has one there already that captures the block's output
         blocks_of_trunk(trunk)[-1].register_forward_hook(registers.on_last_block, prepend=True)
         trunk.get_submodule(family.captures).register_forward_hook(registers.on_captured)
@@ -180,7 +171,8 @@ class TTRegModelMixin(PreTrainedModel):
             backbone.register_forward_hook(registers.on_backbone)
         elif family.patches is not None or not (trunk is self or self._only_wraps(trunk)):
             trunk.register_forward_hook(registers.on_trunk)
-        self._mask_hooks: list[Any] = []
+        for block in blocks_of_trunk(trunk):
+            find_attention(block).register_forward_pre_hook(registers.before_attention, with_kwargs=True)
         self.place_register_neurons()
 
     def _only_wraps(self, trunk: Any) -> bool:
@@ -205,12 +197,7 @@ class TTRegModelMixin(PreTrainedModel):
                     f"{width - 1}). Recalibrate for this checkpoint, or pass the config it was calibrated with."
                 )
         for layer, block in enumerate(blocks):
-            _place_shift(block, listed.get(layer, []), self.registers)
-        for hook in self._mask_hooks:
-            hook.remove()
-        attentions = [find_attention(blocks[layer]) for layer in listed]
-        see_mask = self.registers.before_attention
-        self._mask_hooks = [each.register_forward_pre_hook(see_mask, with_kwargs=True) for each in attentions]
+            place_shift(block, listed.get(layer, []), self.registers)
 
     @property
     def token_layout(self) -> TokenLayout:
@@ -224,18 +211,23 @@ class TTRegModelMixin(PreTrainedModel):
 
     @contextmanager
     def disable_test_time_registers(self) -> Generator["TTRegModelMixin"]:
-        """Within the block this is the base model, bit for bit. Nests; restores on error; is not saved."""
-        registers = self.registers
-        before, registers.enabled = registers.enabled, False
+        """Within the block, and in this thread, this is the base model, bit for bit.
+
+        Nests; restores on error; is not saved; a copy is on. A captured CUDA graph stays what it was captured as.
+        """
+        here, off_in, thread = self.registers.forward_pass, self.registers.off_in, threading.get_ident()
+        before, here.enabled = here.enabled, False
+        off_in.append(thread)
         try:
             yield self
         finally:
-            registers.enabled = before
+            here.enabled = before
+            off_in.remove(thread)
 
     def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> Any:
         """As the stock method; says once if somebody put this model into another, which saves no registers."""
         if prefix and not prefix.startswith(("module.", "_orig_mod.", "base_model.")):
-            _logger.warning_once(
+            logging.get_logger(__name__).warning_once(
                 f"A {type(self).__name__} inside another model is saved as the stock one, without test-time registers."
                 " Patch the whole model to keep them: `add_test_time_registers(model, register_neurons)`."
             )
@@ -251,34 +243,15 @@ class TTRegModelMixin(PreTrainedModel):
         """Convert keys as the stock class does, so that old checkpoints load in full and are saved as they were."""
         stock = stock_of(cls)
         known = (cls.__name__, stock.__name__, stock.config_class.model_type)
-        own, *inherited = map(get_checkpoint_conversion_mapping, known)
+        own, *inherited = map(conversion_mapping.get_checkpoint_conversion_mapping, known)
         mapping = next(filter(None, inherited), None)
         if own is None and mapping is not None:
-            register_checkpoint_conversion_mapping(cls.__name__, mapping)
-
-
-def _place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> None:
-    """Put the shift of these neurons into a block, instead of the one it may hold; none takes it out."""
-    mlp, name = find_mlp(block)
-    shift = NeuronShift(neurons, registers) if neurons else nn.Identity()
-    if isinstance(mlp, ShiftedGatedMLP):
-        mlp.shift = shift.train(mlp.training)
-    elif is_gated(mlp):
-        if neurons:
-            parent, _, child = next(n for n, m in block.named_modules() if m is mlp).rpartition(".")
-            setattr(block.get_submodule(parent), child, ShiftedGatedMLP(mlp, shift))
-    else:
-        activation = getattr(mlp, name)
-        own = activation[0] if isinstance(activation, nn.Sequential) else activation
-        setattr(mlp, name, nn.Sequential(own, shift).train(mlp.training) if neurons else own)
+            conversion_mapping.register_checkpoint_conversion_mapping(cls.__name__, mapping)
 
 
 def neurons_by_layer(pairs: list[list[int]]) -> dict[int, list[int]]:
     """`[[layer, neuron], ...]` -> `{layer: [neuron, ...]}`, in the order given."""
-    grouped: dict[int, list[int]] = {}
-    for layer, neuron in pairs:
-        grouped.setdefault(layer, []).append(neuron)
-    return grouped
+    return {layer: [neuron for other, neuron in pairs if other == layer] for layer, _ in pairs}
 
 
 def stock_of(cls: type) -> Any:
@@ -302,8 +275,7 @@ def stock_classes(stock_config: Any) -> dict[str, Any]:
     found = {}
     for auto in dir(modeling_auto):  # that of transformers takes long
         if auto.startswith(("AutoModel", "AutoBackbone")):
-            mapping = getattr(getattr(modeling_auto, auto), "_model_mapping", None)
-            stock = None if mapping is None else mapping.get(stock_config, None)
+            stock: Any = getattr(getattr(modeling_auto, auto), "_model_mapping", {}).get(stock_config, None)
             stock = stock[0] if isinstance(stock, tuple) else stock
             if stock is not None and stock.config_class is stock_config:  # not the backbone inside TIPSv2
                 found[auto] = stock
@@ -332,10 +304,7 @@ def _model_class(name: str, stock: Any) -> Any:
 def __getattr__(name: str) -> Any:
     """The class of this name, made once."""
     stock = getattr(transformers, name.replace("TTReg", "", 1), None) if "TTReg" in name else None
-    if isinstance(stock, type) and issubclass(stock, PreTrainedConfig):
-        made = _config_class(name, stock)
-    elif isinstance(stock, type) and issubclass(stock, PreTrainedModel):
-        made = _model_class(name, stock)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, made)
+    for base, make in ((PreTrainedConfig, _config_class), (PreTrainedModel, _model_class)):
+        if isinstance(stock, type) and issubclass(stock, base):
+            return globals().setdefault(name, make(name, stock))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,16 +9,14 @@ Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `N`
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers.utils import logging
 
-_logger = logging.get_logger(__name__)
 _HIDDEN = -1e4  # an additive attention mask hides a token with this or less
 
 
@@ -121,54 +119,50 @@ class TokenLayout:
             ValueError: the patches do not fill such a grid.
         """
         patches = hidden_states[:, self.patches]
-        grid = (height, width)
-        if height * width != patches.shape[1]:
-            grid = (height // self.patch_size[0], width // self.patch_size[1])
+        in_patches = (height // self.patch_size[0], width // self.patch_size[1])
+        grid = (height, width) if height * width == patches.shape[1] else in_patches
         if grid[0] * grid[1] != patches.shape[1]:
             raise ValueError(
-                f"`patch_map` needs as many patch tokens as the grid has places, got {patches.shape[1]} tokens for a "
-                f"{grid[0]} x {grid[1]} grid. Give the height and width of `pixel_values`, and tokens that hold "
-                f"{self.num_prefix_tokens} prefix tokens and {self.num_test_time_registers} test-time registers."
+                f"`patch_map` needs a grid of {patches.shape[1]} patches, got {grid[0]} x {grid[1]}. Give height and "
+                f"width of `pixel_values`, and tokens that are laid out as {self}."
             )
         return patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, N, D) -> (B, D, h, w)
 
 
-def signed_max(acts_BTK: Tensor, counts_BT1: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+def signed_max(acts_BTK: Tensor, seen_BT: Tensor | None = None, *, without: slice | None = None) -> Tensor:
     """Largest-magnitude activation over tokens, sign kept.
 
     Args:
         acts_BTK: activations of K neurons on T tokens, any float dtype.
-        counts_BT1: 1 for tokens that count and -1 for those that do not, in that dtype; all count by default.
-        keepdim: keep the axis of tokens, of length 1.
+        seen_BT: false for tokens that do not count; all count by default.
+        without: a range of tokens that do not count either.
 
     Returns:
         `(B, K)`, in the units of the input; `signed_max(-a) == -signed_max(a)`. Of equal magnitudes the first wins.
 
     Source: Jiang et al. 2025 (arXiv 2506.08010), Algorithm 2, per image and per neuron.
     """
-    magnitudes_BTK = acts_BTK.abs() if counts_BT1 is None else acts_BTK.abs() * counts_BT1  # not above 0: not the most
-    strongest = acts_BTK.gather(1, magnitudes_BTK.argmax(dim=1, keepdim=True))  # (B, 1, K)
-    return strongest if keepdim else strongest.squeeze(1)
-
-
-def _value_per_neuron(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
-    counts = base_1T1 if seen_BT is None else torch.where(seen_BT.unsqueeze(-1), base_1T1, -1)
-    return signed_max(acts_BTK, counts, keepdim=True)  # (B, 1, K)
-
-
-def _value_per_layer(acts_BTK: Tensor, base_1T1: Tensor, seen_BT: Tensor | None) -> Tensor:
-    as_one_neuron = acts_BTK.flatten(1).unsqueeze(-1)  # (B, T, K) -> (B, T * K, 1)
-    counts = None
+    magnitudes_BTK = acts_BTK.abs()
+    if without is not None:
+        magnitudes_BTK[:, without].fill_(-1)  # below every magnitude
     if seen_BT is not None:
-        counts = torch.where(seen_BT.unsqueeze(-1), base_1T1.abs(), -1).expand_as(acts_BTK).flatten(1).unsqueeze(-1)
-    return signed_max(as_one_neuron, counts, keepdim=True).expand(-1, -1, acts_BTK.shape[2])  # (B, 1, K)
+        magnitudes_BTK = torch.where(seen_BT.unsqueeze(-1), magnitudes_BTK, -1)
+    return acts_BTK.gather(1, magnitudes_BTK.argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def _value_per_layer(acts_BTK: Tensor, layout: TokenLayout, seen_BT: Tensor | None) -> Tensor:
+    as_one_neuron = acts_BTK.flatten(1).unsqueeze(-1)  # (B, T, K) -> (B, T * K, 1)
+    seen = None if seen_BT is None else seen_BT.repeat_interleave(acts_BTK.shape[2], dim=1)
+    return signed_max(as_one_neuron, seen).expand(-1, acts_BTK.shape[2])  # (B, K)
 
 
 def _mean(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
     if seen_BN is None:
         return patches_BNK.mean(dim=1, keepdim=True)
     seen_BN1 = seen_BN.unsqueeze(-1)
-    return torch.where(seen_BN1, patches_BNK, 0).sum(dim=1, keepdim=True) / seen_BN1.sum(1, keepdim=True).clamp(min=1)
+    # in its own dtype, under autocast too
+    sums = torch.where(seen_BN1, patches_BNK, 0).sum(dim=1, keepdim=True, dtype=patches_BNK.dtype)
+    return sums / seen_BN1.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _fill_outliers(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
@@ -177,8 +171,8 @@ def _fill_outliers(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
     return torch.where(patches_BNK > mean + deviation, mean, patches_BNK)
 
 
-SHIFT_VALUES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
-    "per_neuron": _value_per_neuron,
+SHIFT_VALUES: dict[str, Callable[[Tensor, TokenLayout, Tensor | None], Tensor]] = {
+    "per_neuron": lambda acts_BTK, layout, seen_BT: signed_max(acts_BTK, seen_BT, without=layout.registers),
     "per_layer": _value_per_layer,
 }
 SHIFT_FILLS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
@@ -190,28 +184,23 @@ SHIFT_FILLS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
 
 
 class ShiftedNeurons(NamedTuple):
-    """Constants that a shift reads, for activations of one device, dtype and number of tokens."""
+    """Constants that a shift reads, for activations of one device and dtype."""
 
     index_K: Tensor  # of the neurons
-    base_1T1: Tensor  # 1 for the base model's tokens, -1 for registers
     zero: Tensor
 
     @classmethod
-    def among(cls, acts_BTF: Tensor, neurons: list[int], layout: TokenLayout) -> "ShiftedNeurons":
-        base_1T1 = acts_BTF.new_ones(1, acts_BTF.shape[1], 1)
-        base_1T1[:, layout.registers] = -1
-        return cls(torch.tensor(neurons, device=acts_BTF.device), base_1T1, acts_BTF.new_zeros(1))
+    def on(cls, device: torch.device, dtype: torch.dtype, neurons: list[int]) -> "ShiftedNeurons":
+        return cls(torch.tensor(neurons, device=device), torch.zeros(1, device=device, dtype=dtype))
 
 
 def shift_neurons(
     acts_BTF: Tensor,
     neurons: ShiftedNeurons,
     layout: TokenLayout,
-    *,
-    value: str,
-    fill: str,
-    scale: float,
+    settings: Mapping[str, Any],
     seen_BT: Tensor | None = None,
+    *,
     in_place: bool = False,
 ) -> Tensor:
     """Move the activation of some neurons from the patch tokens to the test-time registers.
@@ -220,9 +209,8 @@ def shift_neurons(
         acts_BTF: inputs of the MLP's down projection.
         neurons: the register neurons among the F.
         layout: of the T tokens.
-        value: what the registers get, a key of `SHIFT_VALUES`.
-        fill: what stays on the patches, a key of `SHIFT_FILLS`.
-        scale: factor on what the registers get.
+        settings: `shift_value`, what the registers get, a key of `SHIFT_VALUES`; `shift_scale`, a factor on it; and
+            `shift_fill`, what stays on the patches, a key of `SHIFT_FILLS`.
         seen_BT: false for padding, which enters neither value nor fill; its own activation is shifted as a patch's.
         in_place: write into `acts_BTF`.
 
@@ -230,24 +218,28 @@ def shift_neurons(
         `(B, T, F)`; the prefix tokens and all other neurons are untouched.
     """
     acts_BTK = acts_BTF.index_select(-1, neurons.index_K)
-    moved = SHIFT_VALUES[value](acts_BTK, neurons.base_1T1, seen_BT)
-    moved = moved if scale == 1 else moved * scale
+    moved = SHIFT_VALUES[settings["shift_value"]](acts_BTK, layout, seen_BT).unsqueeze(1)  # (B, 1, K)
+    moved = moved if settings["shift_scale"] == 1 else moved * settings["shift_scale"]
     prefix, _, patches = acts_BTK.tensor_split([layout.registers.start, layout.registers.stop], dim=1)
-    left = SHIFT_FILLS[fill](patches, neurons.zero, None if seen_BT is None else seen_BT[:, layout.patches])
+    seen_BN = None if seen_BT is None else seen_BT[:, layout.patches]
+    left = SHIFT_FILLS[settings["shift_fill"]](patches, neurons.zero, seen_BN)
     shifted_BTK = torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)
     write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
     return write(-1, neurons.index_K, shifted_BTK)
 
 
 class _ForwardPass(threading.local):
-    """What one hook leaves for a later one of the same forward pass; each thread has its own.
+    """What each thread has of its own: the switch, and what one hook leaves for a later one of the same forward pass.
 
     Args:
+        enabled: whether the registers are on.
+        began: whether this thread has begun a forward pass; autograd's and `DataParallel`'s only go on with one.
         seen_BT: which tokens the registers of the block that runs now attend to; `None`: all.
         states: a backbone's hidden states with the registers, while its feature maps are made of those without.
     """
 
     def __init__(self) -> None:  # runs once in each thread
+        self.enabled, self.began = True, False
         self.seen_BT: Tensor | None = None
         self.states: tuple = ()
 
@@ -255,33 +247,28 @@ class _ForwardPass(threading.local):
         return _ForwardPass, ()
 
 
-class _TracedPass:
-    """The same while a graph is traced: a compiler does not see what one hook leaves in a thread's own storage."""
-
-    states: tuple = ()
-
-
 class Registers:
-    """What the modules and hooks of one patched model share: its config, its layout, and whether they are on.
+    """What the modules and hooks of one patched model share: its config, its layout, and where they are off.
 
     The methods named `before_...` and `on_...` are forward hooks. Nothing is kept from one forward pass to the next.
     """
 
-    def __init__(self, config: Any, layout: TokenLayout, family: Any, backbone: bool, mask_index: int | None) -> None:
+    def __init__(self, config: Any, layout: TokenLayout, family: Any, backbone: bool, arguments: list[str]) -> None:
         self.config, self.settings = config, vars(config)  # reading a config's attributes one by one is slow
-        self.layout = layout
-        self.backbone = backbone
-        self.family, self.mask_index = family, mask_index  # where the attention mask is among the trunk's arguments
-        self.forward_pass, self.traced_pass = _ForwardPass(), _TracedPass()
-        self.enabled = True
+        self.layout, self.backbone = layout, backbone
+        self.family, self.arguments = family, arguments  # names of the trunk's
+        self.forward_pass = _ForwardPass()
+        self.states: tuple = ()  # that of a pass that is traced; a compiler does not see what a thread has of its own
+        self.off_in: list[int] = []  # threads that are in a block of `disable_test_time_registers`
         self.shift = shift_neurons  # or another that gives the same
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= {**state, "settings": vars(state["config"])}  # a copy reads the config of the copy
+        self.__dict__ |= {**state, "settings": vars(state["config"]), "off_in": []}  # a copy is on
 
     @property
     def active(self) -> bool:
-        return bool(self.enabled and self.settings["num_test_time_registers"] and self.settings["register_neurons"])
+        has_some = self.settings["num_test_time_registers"] and self.settings["register_neurons"]
+        return bool(has_some and self.forward_pass.enabled)
 
     @property
     def output_layout(self) -> TokenLayout:
@@ -291,14 +278,13 @@ class Registers:
 
     def before_trunk(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Let every token attend to the registers, where an attention mask over the base model's tokens is given."""
-        if not self.active:
+        if not torch.compiler.is_compiling() and not getattr(module, "_is_replica", False):  # of `DataParallel`
+            self.forward_pass.began = True
+        given = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
+        mask = given.get(self.family.mask)
+        if mask is None or not self.active:
             return None
-        name, index = self.family.mask, self.mask_index
-        if index is not None and len(args) > index and args[index] is not None:
-            args = (*args[:index], self.layout.insert_into_mask(args[index]), *args[index + 1 :])
-        if kwargs.get(name) is not None:
-            kwargs = {**kwargs, name: self.layout.insert_into_mask(kwargs[name])}
-        return args, kwargs
+        return (), {**given, self.family.mask: self.layout.insert_into_mask(mask)}
 
     def before_attention(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Tell the shift of the same block which tokens are padding.
@@ -314,10 +300,7 @@ class Registers:
         if not self.active:
             return None
         if args and args[0].ndim == 2:
-            raise ValueError(
-                "Test-time registers need one sequence of tokens an image, got several images packed into one."
-            )
-        self._warn_if_far(output)
+            raise ValueError("Test-time registers need one sequence of tokens an image, got images packed into one.")
         return self.layout.insert(output)
 
     def before_encoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -325,20 +308,8 @@ class Registers:
         if not self.active:
             return None
         tokens, mask = kwargs["inputs_embeds"], kwargs["attention_mask"]
-        self._warn_if_far(tokens)
         mask = None if mask is None else self.layout.insert_into_mask(mask)
         return args, {**kwargs, "inputs_embeds": self.layout.insert(tokens), "attention_mask": mask}
-
-    def _warn_if_far(self, tokens: Tensor) -> None:
-        """Say once that images have over twice, or under half, the patches that the neurons were found with."""
-        calibrated, patches = self.settings["calibrated_patches"], tokens.shape[1] - self.layout.num_prefix_tokens
-        if not calibrated or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return
-        if not calibrated <= 2 * patches <= 4 * calibrated:
-            _logger.warning_once(
-                f"The register neurons of this model were found on images of {calibrated} patches. With more than "
-                "twice as many, or less than half, nothing was measured: check this size with `ttreg verify`."
-            )
 
     def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Remove the registers, before any norm, pooling or projector sees them."""
@@ -350,9 +321,8 @@ class Registers:
             return None
         if self.forward_pass.seen_BT is not None:
             self.forward_pass.seen_BT = None
-        if not self.settings["output_registers"]:
-            return _map_captured(output, self._without_registers)
-        return _map_captured(output, self._without_registers_for_now) if self.backbone else None
+        kept = self.settings["output_registers"] and not self.backbone
+        return None if kept else _map_captured(output, self._without_registers)
 
     def on_trunk(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Remove kept registers from `last_hidden_state`, where a head reads it, or from an output of patches only."""
@@ -375,33 +345,30 @@ class Registers:
 
     def on_backbone(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Give out the hidden states with registers that `on_captured` put aside."""
-        here = self.traced_pass if torch.compiler.is_compiling() else self.forward_pass
+        here: Any = self if torch.compiler.is_compiling() else self.forward_pass
         put_aside, here.states = here.states, ()
         if not (put_aside and self.active and self.settings["output_registers"]):
             return None
 
         def with_registers(states: tuple) -> tuple:
-            if not states or _are_attentions(states):
-                return states
-            return tuple(None if given is None else kept for given, kept in zip(states, put_aside, strict=True))
+            pairs = () if _are_attentions(states) else zip(states, put_aside, strict=False)
+            return tuple(None if given is None else kept for given, kept in pairs) or states
 
         if isinstance(output, tuple):  # feature maps are a tuple too, and come first
             return (output[0], *map(with_registers, output[1:2]), *output[2:])
         return _map_captured(output, with_registers)
 
     def _without_registers(self, states: tuple) -> tuple:
+        """Where they are kept, those of hidden states are put aside for `on_backbone`; all are read without."""
+        kept = self.settings["output_registers"]
         if _are_attentions(states):
-            return tuple(self.layout.remove_from_attention(attention) for attention in states)
-        inner = tuple(None if state is None else self.layout.remove(state) for state in states[:-1])
-        return (*inner, *states[-1:])  # the last block's output is clean already
-
-    def _without_registers_for_now(self, states: tuple) -> tuple:
-        """For a backbone's feature maps; `on_backbone` gives the registers back."""
-        if not states or states[0] is None or _are_attentions(states):
-            return states
-        here = self.traced_pass if torch.compiler.is_compiling() else self.forward_pass
-        here.states = states
-        return tuple(self.layout.remove(state) for state in states)
+            return states if kept else tuple(map(self.layout.remove_from_attention, states))
+        if kept:
+            here: Any = self if torch.compiler.is_compiling() else self.forward_pass
+            here.states = states
+        inner = states if kept else states[:-1]  # the last block's output is clean then
+        clean = tuple(None if state is None else self.layout.remove(state) for state in inner)
+        return clean + states[len(inner) :]
 
 
 def _are_attentions(states: tuple) -> bool:
@@ -422,39 +389,36 @@ def _map_captured(output: Any, change: Callable[[tuple], tuple]) -> Any:
 class NeuronShift(nn.Module):
     """Moves the register neurons of one layer to the registers; the identity while they are off.
 
-    Where no gradient is recorded it writes into its input, which the activation function has just made.
+    Where no gradient is recorded it writes into its input, if that has just been made and nobody else reads it.
     """
 
     def __init__(self, neurons: list[int], registers: Registers) -> None:
         super().__init__()
         self.neurons = list(neurons)
         self.registers = registers
-        self._made: dict[tuple[torch.device, torch.dtype, int], ShiftedNeurons] = {}
+        self._made: dict[tuple[torch.device, torch.dtype], ShiftedNeurons] = {}
 
-    def forward(self, acts_BTF: Tensor) -> Tensor:
-        registers = self.registers
+    def forward(self, acts_BTF: Tensor, *, in_place: bool = True) -> Tensor:
+        registers, here = self.registers, self.registers.forward_pass
         if not registers.active:
             return acts_BTF
-        settings = registers.settings
-        return registers.shift(
-            acts_BTF,
-            self._neurons_among(acts_BTF),
-            registers.layout,
-            value=settings["shift_value"],
-            fill=settings["shift_fill"],
-            scale=settings["shift_scale"],
-            seen_BT=registers.forward_pass.seen_BT,
-            in_place=not (acts_BTF.requires_grad and torch.is_grad_enabled()),
-        )
+        if not torch.compiler.is_compiling() and registers.off_in and not here.began:
+            raise RuntimeError(
+                "`disable_test_time_registers()` holds in its own thread, but gradient checkpointing on CUDA and "
+                "`DataParallel` use others. Use neither there, or `config.num_test_time_registers = 0` instead."
+            )
+        in_place = in_place and not (acts_BTF.requires_grad and torch.is_grad_enabled())
+        neurons, seen_BT = self._constants_for(acts_BTF), here.seen_BT
+        return registers.shift(acts_BTF, neurons, registers.layout, registers.settings, seen_BT, in_place=in_place)
 
-    def _neurons_among(self, acts_BTF: Tensor) -> ShiftedNeurons:
-        """Made once for activations of one kind, and not as buffers: they would be lost on the meta device."""
-        if torch.compiler.is_compiling():
-            return ShiftedNeurons.among(acts_BTF, self.neurons, self.registers.layout)
-        kind = (acts_BTF.device, acts_BTF.dtype, acts_BTF.shape[1])
+    def _constants_for(self, acts_BTF: Tensor) -> ShiftedNeurons:
+        """Made once a device and dtype, and not as buffers: they would be lost on the meta device."""
+        kind = (acts_BTF.device, acts_BTF.dtype)
+        if torch.compiler.is_compiling() or type(acts_BTF) is not Tensor:  # what is made of fake tensors is fake
+            return ShiftedNeurons.on(*kind, self.neurons)
         if kind not in self._made:
             with torch.inference_mode(False):  # so that a later training step may save it for its backward pass
-                self._made[kind] = ShiftedNeurons.among(acts_BTF, self.neurons, self.registers.layout)
+                self._made[kind] = ShiftedNeurons.on(*kind, self.neurons)
         return self._made[kind]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -464,14 +428,22 @@ class NeuronShift(nn.Module):
         return f"neurons={self.neurons}, by={self.registers.shift.__name__}"
 
 
+class ShiftedActivation(nn.Sequential):
+    """An activation function, which has no weights, and the shift behind it."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        activation, shift = self
+        acts_BTF = activation(hidden_states)
+        return shift(acts_BTF, in_place=acts_BTF is not hidden_states and not activation._forward_hooks)
+
+
 class ShiftedGatedMLP(nn.Module):
     """A gated MLP with the shift between gate and down projection; same children, same parameter names."""
 
     def __init__(self, mlp: Any, shift: nn.Module) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
-        self.act_fn = mlp.act_fn
-        self.shift = shift
+        self.act_fn, self.shift = mlp.act_fn, shift
         self.train(mlp.training)
 
     def forward(self, hidden_states: Tensor) -> Tensor:

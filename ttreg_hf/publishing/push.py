@@ -168,7 +168,7 @@ def push_patched_model(
     The processor is the one that lies beside the base model. Arguments as in `PreTrainedModel.push_to_hub`;
     errors as `push_checkpoint`.
     """
-    source = model.name_or_path
+    source = model.name_or_path or model.config.base_model_name_or_path or ""
     local = not is_hub_id(source)
     processor = None
     if source and (not local or Path(source).is_dir()):
