@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrain
 from transformers.utils import has_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from ttreg_hf.known.support import WHERE_TO_LOOK, why_not_config
+from ttreg_hf.known.support import WHERE_TO_LOOK, patched_class, why_not_config
 from ttreg_hf.modeling import modeling_ttreg
 from ttreg_hf.modeling.families import base_model_type, trunk_names
 from ttreg_hf.modeling.modeling_ttreg import patched_name, stock_classes, stock_of
@@ -33,6 +33,7 @@ class ModelSource:
         trust_remote_code: run model code that the repository brings.
         device: `None`: the first GPU, or the CPU.
         dtype: `None`: the checkpoint's.
+        tower: dotted path of the vision tower that is meant, in a model that holds several.
     """
 
     name_or_path: str
@@ -41,6 +42,7 @@ class ModelSource:
     trust_remote_code: bool = False
     device: str | torch.device | None = None
     dtype: str | torch.dtype | None = None
+    tower: str | None = None
 
     def model(self) -> PreTrainedModel:
         """See `load_model`; what goes wrong in other packages names the checkpoint too.
@@ -50,7 +52,11 @@ class ModelSource:
             ValueError: any other reason why it cannot be loaded.
         """
         try:
-            return load_model(self.name_or_path, device=self.device, dtype=self.dtype, **self._hub)
+            model = load_model(self.name_or_path, device=self.device, dtype=self.dtype, **self._hub)
+            if self.tower is not None:
+                patched_class(model, self.tower)  # an error if it holds no such one
+                model.config.tower = self.tower
+            return model
         except FileNotFoundError:
             raise
         except (ValueError, OSError, RuntimeError, SafetensorError) as error:

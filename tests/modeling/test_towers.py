@@ -20,7 +20,7 @@ from transformers.utils import logging
 import ttreg_hf
 from modeling.laws import assert_equal_outputs, flat_tensors
 from modeling.test_checkpoints import OLD_DINOV2
-from ttreg_hf import add_test_time_registers
+from ttreg_hf import add_test_time_registers, inspect_norms
 from ttreg_hf.loading import ModelSource, load_model
 from ttreg_hf.measuring.image_maps import image_maps
 from ttreg_hf.measuring.recorder import Recorder
@@ -333,6 +333,20 @@ def test_a_checkpoint_of_a_model_that_needs_a_prompt_is_made_and_verified(tmp_pa
     _stock("llava").save_pretrained(tmp_path / "base")
     patched = make_checkpoint(ModelSource(str(tmp_path / "base"), device="cpu"), tmp_path / "checkpoint")
     assert_equal_outputs(_outputs("llava", patched), _outputs("llava", _patched("llava")))
+    assert check_outputs(tmp_path / "checkpoint") < 1e-4
+
+
+def test_one_of_several_towers_is_measured_and_made_a_checkpoint_of(tmp_path, monkeypatch):
+    for module in (ttreg_hf.applying, ttreg_hf.publishing.checkpoint):
+        monkeypatch.setattr(module, "published_register_neurons", lambda name: NEURONS)
+    outer = OUTER_MODELS["video_llava"]
+    _stock("video_llava").save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"it holds no vision tower 'lost', but "):
+        ModelSource(str(tmp_path / "base"), device="cpu", tower="lost").model()
+    source = ModelSource(str(tmp_path / "base"), device="cpu", tower=outer.tower)
+    assert len(inspect_norms(source.model(), list(images(4))).mean) == 3  # a block each
+    patched = make_checkpoint(source, tmp_path / "checkpoint")
+    assert patched.trunk_name == patched.config.tower == outer.tower
     assert check_outputs(tmp_path / "checkpoint") < 1e-4
 
 

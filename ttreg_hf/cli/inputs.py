@@ -54,6 +54,7 @@ def model_source(name: str, options: ModelOptions, *, device: str | None = None)
         trust_remote_code=options.trust_remote_code,
         device=device or options.device,
         dtype=options.dtype.value if options.dtype else None,
+        tower=options.tower,
     )
 
 

@@ -39,6 +39,12 @@ Device = Annotated[
 DtypeOption = Annotated[
     Dtype | None, typer.Option("--dtype", help="Default: the checkpoint's.", rich_help_panel=_MODEL)
 ]
+Tower = Annotated[
+    str | None,
+    typer.Option(
+        help="Path of the vision tower, such as model.vision_tower, where there are several.", rich_help_panel=_MODEL
+    ),
+]
 
 Dataset = Annotated[
     str | None,
@@ -123,6 +129,7 @@ class ModelOptions:
     token: Token = None
     device: Device = None
     dtype: DtypeOption = None
+    tower: Tower = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def patched_class(model: PreTrainedModel, tower: str | None = None) -> Any:
 
     Args:
         model: stock or patched.
-        tower: which of its vision towers is meant, where it holds several.
+        tower: which of its vision towers is meant, where it holds several; by default what `model.config.tower` says.
 
     Raises:
         TypeError: no transformers model; says how to get at one that is wrapped.
@@ -41,7 +41,7 @@ def patched_class(model: PreTrainedModel, tower: str | None = None) -> Any:
                 "base model to choose another."
             )
         return type(model)
-    reason = _why_not(model, tower)
+    reason = _why_not(model, tower if tower is not None else getattr(model.config, "tower", None))
     if reason is not None:
         raise ValueError(
             f"{type(model).__name__} (model type {model.config.model_type!r}) cannot be given test-time registers: "
