@@ -363,7 +363,7 @@ class Registers:
         kept = self.settings["output_registers"]
         if _are_attentions(states):
             return states if kept else tuple(map(self.layout.remove_from_attention, states))
-        if kept:
+        if kept and any(state is not None for state in states):  # attentions that were not captured are all None
             here: Any = self if torch.compiler.is_compiling() else self.forward_pass
             here.states = states
         inner = states if kept else states[:-1]  # the last block's output is clean then
