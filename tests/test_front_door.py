@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import ttreg_hf
 from ttreg_hf import modeling
 
 LATE = (
+    "torch",
+    "transformers",
     "ttreg_hf.modeling.modeling_ttreg",
     "ttreg_hf.calibration.calibration_run",
     "ttreg_hf.publishing.push",
@@ -20,6 +23,15 @@ LATE = (
     "datasets",
     "matplotlib",
 )
+TRANSFORMERS_FIRST = """
+import json, sys
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoModel  # the Auto classes are there before ttreg_hf is
+import ttreg_hf
+told = {"model": type(AutoModel.from_pretrained(sys.argv[1])).__name__}
+told["config"] = type(AutoConfig.from_pretrained(sys.argv[1])).__name__
+print(json.dumps(told))
+"""
 CHILD = """
 import json, sys
 
@@ -41,15 +53,25 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a fresh interpreter has imported, step by step."""
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vit")
     case = next(case for case in CASES if case.stock_class.__name__ == "ViTModel")
     patched_model(modeling, case, case.stock_model()).save_pretrained(folder)
-    command = [sys.executable, "-c", CHILD, str(folder), *LATE]
+    return folder
+
+
+def fresh(code: str, *arguments: object) -> dict[str, Any]:
+    """What a fresh interpreter tells."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     child = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def told(checkpoint: Path) -> dict[str, Any]:
+    """What a fresh interpreter has imported, step by step."""
+    return fresh(CHILD, checkpoint, *LATE)
 
 
 def test_every_exported_name_is_there():
@@ -69,3 +91,7 @@ def test_a_checkpoint_brings_its_own_family_alone(told):
     assert (told["model"], told["config"]) == ("ViTTTRegModel", "ViTTTRegConfig")
     assert {"ViTTTRegModel", "ViTTTRegForImageClassification"} <= set(told["classes"])
     assert [name for name in told["classes"] if not name.startswith("ViTTTReg")] == []
+
+
+def test_a_checkpoint_loads_without_the_flag_where_transformers_was_imported_first(checkpoint):
+    assert fresh(TRANSFORMERS_FIRST, checkpoint) == {"model": "ViTTTRegModel", "config": "ViTTTRegConfig"}

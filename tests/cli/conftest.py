@@ -41,6 +41,11 @@ def succeed(*arguments: object) -> Ended:
     return ended
 
 
+def without_waiting(err: str) -> str:
+    """What stderr says, without the lines that say what takes long, such as `loading the model ...`."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.endswith(" ...\n"))
+
+
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shelf")

@@ -7,7 +7,7 @@ import pytest
 
 from ttreg_hf.images.photographs import photograph_paths
 
-from .conftest import NORM_THRESHOLD, succeed
+from .conftest import NORM_THRESHOLD, succeed, without_waiting
 
 
 def test_inspect_marks_the_detection_block_and_where_outliers_begin(base):
@@ -27,7 +27,7 @@ def test_inspect_as_json_is_the_norm_report(base):
     assert (found["num_images"], found["norm_threshold"], found["detection_layer"]) == (3, 60, 5)
     assert found["first_outlier_layer"] == 2
     assert len(found["max"]) == 6
-    assert ended.err == "images: the bundled photographs (3)\n"
+    assert without_waiting(ended.err) == "images: the bundled photographs (3)\n"
 
 
 def test_inspect_says_when_there_is_nothing_to_do(base):

@@ -1,48 +1,39 @@
 """`ttreg`: its verbs, and its way in."""
 
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
 import ttreg_hf
-from ttreg_hf.cli.apply_command import apply
-from ttreg_hf.cli.calibrate_command import calibrate
-from ttreg_hf.cli.command import as_verb
-from ttreg_hf.cli.env_command import env
-from ttreg_hf.cli.evaluate_command import evaluate
-from ttreg_hf.cli.inspect_command import inspect
-from ttreg_hf.cli.list_command import list_checkpoints
-from ttreg_hf.cli.push_command import push
-from ttreg_hf.cli.quickstart_command import quickstart
-from ttreg_hf.cli.report_command import report
-from ttreg_hf.cli.sync_code_command import sync_code
-from ttreg_hf.cli.verify_command import verify
-from ttreg_hf.cli.visualize_command import visualize
+from ttreg_hf.cli.lazy_verb import LazyVerb, VerbGroup
 
+_MORE = "More commands"
+_VERBS = (
+    LazyVerb(
+        "quickstart", "quickstart_command:quickstart", "See it work in a minute: the whole chain on a toy, offline."
+    ),
+    LazyVerb("inspect", "inspect_command:inspect", "Has MODEL outlier tokens? Norms of its patches, per block."),
+    LazyVerb(
+        "calibrate", "calibrate_command:calibrate", "Find the neurons that make them, and check that moving works."
+    ),
+    LazyVerb("apply", "apply_command:apply", "Write a patched checkpoint: same weights, one more token."),
+    LazyVerb("visualize", "visualize_command:visualize", "Draw norms, attention and features of your own images."),
+    LazyVerb("evaluate", "evaluate_command:evaluate", "Does it help on a task? Base, patched and controls."),
+    LazyVerb("push", "push_command:push", "Publish a patched checkpoint on the Hub."),
+    LazyVerb("verify", "verify_command:verify", "Check a patched checkpoint again, on other images.", _MORE),
+    LazyVerb("report", "report_command:report", "Write the report of a calibration again.", _MORE),
+    LazyVerb("sync-code", "sync_code_command:sync_code", "Newer code for a published checkpoint.", _MORE),
+    LazyVerb("list", "list_command:list_checkpoints", "Checkpoints that come with settings or neurons.", _MORE),
+    LazyVerb("env", "env_command:env", "Versions and devices, for a report of a problem.", _MORE),
+)
 app = typer.Typer(
     name="ttreg",
+    cls=VerbGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_VERBS: dict[str, Callable[..., None]] = {
-    "quickstart": quickstart,
-    "inspect": inspect,
-    "visualize": visualize,
-    "calibrate": calibrate,
-    "report": report,
-    "apply": apply,
-    "verify": verify,
-    "evaluate": evaluate,
-    "push": push,
-    "sync-code": sync_code,
-    "list": list_checkpoints,
-    "env": env,
-}
-for name, function in _VERBS.items():
-    app.command(name)(as_verb(function))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,12 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 3 refused because of the verdict, 130 interrupted.
     """
-    command = typer.main.get_command(app)
     try:
-        command(None if arguments is None else list(arguments), prog_name="ttreg")
+        command_line()(None if arguments is None else list(arguments), prog_name="ttreg")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def command_line() -> Any:
+    """All verbs, none of them imported."""
+    group: Any = typer.main.get_command(app)
+    for verb in _VERBS:
+        group.add_command(verb)
+    return group
 
 
 def _print_version(wanted: bool) -> None:

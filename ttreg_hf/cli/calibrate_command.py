@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.inputs import model_source, open_images, open_model, settings_of
-from ttreg_hf.cli.printer import Printer, is_first_rank, new_table, progress_bars
+from ttreg_hf.cli.printer import Printer, is_first_rank, new_table
+from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,8 @@ import typer
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.inputs import model_source, open_model, read_calibration
-from ttreg_hf.cli.printer import Printer, is_first_rank, progress_bars
+from ttreg_hf.cli.printer import Printer, is_first_rank
+from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from ttreg_hf.evaluation.evaluation_result import Evaluation

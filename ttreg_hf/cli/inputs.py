@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ttreg_hf.cli.options import ImageOptions, ModelOptions
-from ttreg_hf.cli.printer import Printer
+from ttreg_hf.cli.printer import Printer, say_working
 from ttreg_hf.known.checkpoints import known_checkpoint, known_checkpoints
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class OpenedImages:
 
 
 def model_source(name: str, options: ModelOptions, *, device: str | None = None) -> "ModelSource":
-    """The checkpoint that is meant.
+    """The checkpoint that is meant; says that it is loaded, which takes a while.
 
     Args:
         name: MODEL.
@@ -43,6 +43,7 @@ def model_source(name: str, options: ModelOptions, *, device: str | None = None)
     Raises:
         ValueError: a device that is not there.
     """
+    say_working(f"loading {name} ...")
     from ttreg_hf.loading import ModelSource, check_device
 
     if options.device is not None:
@@ -71,6 +72,7 @@ def open_images(
     options: ImageOptions, *, token: str | None, model: str, num_images: int, seed: int | None = None
 ) -> OpenedImages:
     """The images that are meant; an empty folder or a missing column is an error here, before a model is loaded."""
+    say_working("opening the images ...")
     from ttreg_hf.images.data_sets import find_images
 
     named = find_images(

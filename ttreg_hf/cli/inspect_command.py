@@ -3,14 +3,15 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from ttreg_hf.cli import options
 from ttreg_hf.cli.inputs import model_source, open_images, open_model, settings_of
-from ttreg_hf.cli.printer import Printer, new_table, progress_bars
+from ttreg_hf.cli.printer import Printer, new_table
+from ttreg_hf.cli.progress import progress_bars
 from ttreg_hf.pictures.numbers import percent
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ttreg_hf.measuring.norms import NormReport
 
 _NUM_IMAGES = 100
@@ -45,7 +46,7 @@ def inspect(
     printer.result({"model": model, "images": str(images.named.source), **dataclasses.asdict(norms)})
 
 
-def norm_table(norms: "NormReport") -> Table:
+def norm_table(norms: "NormReport") -> "Table":
     """One row a block."""
     table = new_table("block", "median", "p99.9", "max", "outliers", "", left=("",))
     rows = zip(norms.median, norms.p999, norms.max, norms.outlier_fraction, strict=True)

@@ -1,22 +1,17 @@
-"""Lines and tables for people, one JSON object for programs, progress bars for terminals. Only rank 0 prints."""
+"""Lines and tables for people, one JSON object for programs. Only rank 0 prints."""
 
 import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
-from ttreg_hf.report.table import Table as TextTable
+    from ttreg_hf.report.table import Table as TextTable
 
-_SECONDS_BETWEEN_STATUS = 2.0  # asking for it makes the device wait
 _WIDTH_OF_FILES = 120  # where stdout is no terminal
 
 
@@ -36,13 +31,15 @@ class Printer:
         if is_first_rank():
             print(line, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
-    def show(self, table: Table) -> None:
+    def show(self, table: "Table") -> None:
         """A table for people."""
+        from rich.console import Console
+
         if is_first_rank() and not self.as_json:
             wide = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
             Console(width=_WIDTH_OF_FILES if wide else None, highlight=False).print(table)
 
-    def show_table(self, table: TextTable, *, left: int = 1) -> None:
+    def show_table(self, table: "TextTable", *, left: int = 1) -> None:
         """A table of the library for people; its first columns are words, on the left; a row that failed is red."""
         shown = new_table(*table.columns, left=table.columns[:left])
         for count, row in enumerate(table.rows):
@@ -56,54 +53,26 @@ class Printer:
             print(json.dumps(_plain(fields), indent=2, allow_nan=False))
 
 
-def new_table(*columns: str, left: Iterable[str] = ()) -> Table:
+def new_table(*columns: str, left: Iterable[str] = ()) -> "Table":
     """An empty table; columns are numbers, on the right, unless named in `left`."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for count, column in enumerate(columns):
         table.add_column(column, justify="left" if column in left else "right", no_wrap=count == 0)
     return table
 
 
-@contextmanager
-def progress_bars(available: int | None = None) -> Generator[Callable[[str, Iterable[Any], int], Iterable[Any]]]:
-    """Bars on stderr with images, speed, time left and what was found, one a stage; nothing where it is no terminal.
-
-    Args:
-        available: how many images there are, if that is known.
-    """
-    bars = Progress(
-        TextColumn("{task.description:<8}"),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}/s"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not (stderr_is_terminal() and is_first_rank()),
-    )
-
-    def show(stage: str, batches: Iterable[Any], num_images: int) -> Iterator[Any]:
-        total = num_images if available is None else min(num_images, available)
-        task = bars.add_task(stage, total=total, speed="-", status="")
-        status = getattr(batches, "status", None)
-        done, start, shown_at = 0, time.monotonic(), 0.0
-        for batch in batches:
-            yield batch
-            done += len(batch)
-            bars.update(task, completed=done, speed=f"{done / max(time.monotonic() - start, 1e-9):.0f}")
-            if status is not None and not bars.disable and time.monotonic() - shown_at > _SECONDS_BETWEEN_STATUS:
-                bars.update(task, status=status())
-                shown_at = time.monotonic()
-        bars.update(task, total=done)
-
-    with bars:
-        yield show
-
-
 def rank() -> str:
     """Of this process among those that a launcher started."""
     return os.environ.get("RANK") or "0"
+
+
+def say_working(what: str) -> None:
+    """Say on stderr what takes long now, such as `loading the model ...`."""
+    if is_first_rank():
+        print(what, file=sys.stderr, flush=True)
 
 
 def is_first_rank() -> bool:

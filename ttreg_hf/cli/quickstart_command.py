@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ttreg_hf.cli import options
-from ttreg_hf.cli.printer import Printer, is_first_rank, progress_bars
+from ttreg_hf.cli.printer import Printer, is_first_rank
+from ttreg_hf.cli.progress import progress_bars
 
 
 def quickstart(

@@ -9,7 +9,8 @@ import typer
 from ttreg_hf.cli import options
 from ttreg_hf.cli.command import REFUSED
 from ttreg_hf.cli.inputs import model_source, open_images, open_model, read_calibration, settings_of
-from ttreg_hf.cli.printer import Printer, is_first_rank, progress_bars
+from ttreg_hf.cli.printer import Printer, is_first_rank
+from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.verification_run import CheckpointVerification
