@@ -29,6 +29,8 @@ NAMES = {
     "images.data_source": ("DataSource",),
     "loading": ("ModelSource",),
     "measuring.norms": ("NormReport",),
+    "pictures.norm_plots": ("plot_norms",),
+    "pictures.visualization": ("Maps", "compute_maps", "visualize"),
     "publishing.checkpoint": ("make_checkpoint",),
     "publishing.published_model": ("from_pretrained",),
     "register_neuron": ("RegisterNeuron",),

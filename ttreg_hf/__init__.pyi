@@ -12,6 +12,8 @@ from .images.data_sets import NamedImages
 from .images.data_source import DataSource
 from .loading import ModelSource
 from .measuring.norms import NormReport
+from .pictures.norm_plots import plot_norms
+from .pictures.visualization import Maps, compute_maps, visualize
 from .publishing.checkpoint import make_checkpoint
 from .publishing.published_model import from_pretrained
 from .register_neuron import RegisterNeuron

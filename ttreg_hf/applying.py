@@ -4,6 +4,7 @@ import copy
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ttreg_hf.known.checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.known.support import patched_class
+from ttreg_hf.loading import as_model
 from ttreg_hf.modeling.families import layout_of_trunk, trunk_name
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -61,7 +63,7 @@ def published_register_neurons(name_or_path: str) -> tuple[RegisterNeuron, ...]:
 
 
 def add_test_time_registers(
-    model: PreTrainedModel,
+    model: PreTrainedModel | str | Path,
     register_neurons: FoundNeurons | Iterable[RegisterNeuron | Sequence[int]] | None = None,
     *,
     num_test_time_registers: int | None = None,
@@ -76,7 +78,7 @@ def add_test_time_registers(
 
     Args:
         model: a stock transformers model with a vision tower of a known family in it, bare, with a head or inside
-            another model; or a patched one, whose neurons are replaced.
+            another model; or a patched one, whose neurons are replaced; or the Hub id or path of one.
         register_neurons: a `CalibrationResult`, with the options that it was found with; `RegisterNeuron`s or
             `[layer, neuron]` pairs, strongest first; `None` takes the published ones for `model.name_or_path`, with
             the options they were published with.
@@ -95,6 +97,7 @@ def add_test_time_registers(
         TypeError: no transformers model, or one inside another object, such as `DistributedDataParallel`.
         ValueError: unsupported class, no published neurons, or neurons that this model does not have.
     """
+    model = as_model(model, revision=base_model_revision)
     cls = patched_class(model, tower)
     tower = tower if tower is not None else getattr(model.config, "tower", None)
     options: dict[str, Any] = dict(_DEFAULTS)

@@ -134,6 +134,38 @@ def load_model(
     return model.eval().to(device or default_device())
 
 
+def as_model(
+    model_or_id: Any, *, revision: str | None = None, device: str | torch.device | None = None
+) -> PreTrainedModel:
+    """A model, wherever a model or its Hub id or path may be given.
+
+    Args:
+        model_or_id: a model, which is taken as it is, or its Hub id or path, which is loaded.
+        revision: of an id.
+        device: to load an id to; `None`: the first GPU, or the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`.
+    """
+    if not isinstance(model_or_id, (str, Path)):
+        return model_or_id
+    return load_model(str(model_or_id), revision=revision, device=device)
+
+
+def model_and_processor(
+    model_or_id: Any,
+    processor: Any = None,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+) -> tuple[Any, Any]:
+    """As `as_model`, with the image processor: the one given, else that of the id or path; of a model none."""
+    model = as_model(model_or_id, revision=revision, device=device)
+    if processor is None and isinstance(model_or_id, (str, Path)):
+        processor = load_processor(str(model_or_id), revision=revision)
+    return model, processor
+
+
 def saved_class(config: Any) -> Any:
     """The class that a checkpoint with this config was saved from; if it names none, what its first Auto class loads.
 

@@ -85,7 +85,7 @@ def known(base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def make_known(**fields: object) -> None:
         template = known_checkpoint("facebook/dinov2-large")
         entry = dataclasses.replace(template, base_model=str(base), **fields)
-        for module in ("applying", "cli.inputs", "cli.visualize_command", "images.data_sets"):
+        for module in ("applying", "cli.inputs", "pictures.visualization", "images.data_sets"):
             monkeypatch.setattr(f"ttreg_hf.{module}.known_checkpoint", {str(base): entry}.get)
 
     return make_known

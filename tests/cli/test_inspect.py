@@ -7,7 +7,7 @@ import pytest
 
 from ttreg_hf.images.photographs import photograph_paths
 
-from .conftest import NORM_THRESHOLD, succeed, without_waiting
+from .conftest import NORM_THRESHOLD, run, succeed, without_waiting
 
 
 def test_inspect_marks_the_detection_block_and_where_outliers_begin(base):
@@ -57,3 +57,19 @@ def test_inspect_says_that_a_few_images_cannot_show_two_populations(base):
     out = succeed("inspect", base, "--num-images", "2").out
     assert "are one population in 2 images: no outlier tokens seen, nothing to do" in out
     assert "A few images cannot show a second one" in out
+
+
+def test_inspect_writes_its_norms_and_their_pictures(base, tmp_path):
+    arguments = ("inspect", base, "--norm-threshold", NORM_THRESHOLD, "--output", tmp_path / "norms")
+    found = json.loads(succeed(*arguments, "--json").out)
+    names = ["norms.json", "norms.png", "populations.png"]
+    assert found["files"] == [str(tmp_path / "norms" / name) for name in names]
+    assert sorted(path.name for path in (tmp_path / "norms").iterdir()) == names
+    written = json.loads((tmp_path / "norms" / "norms.json").read_text())
+    assert (written["model"], written["max"]) == (str(base), found["max"])
+    for name in names[1:]:
+        assert (tmp_path / "norms" / name).read_bytes()[:4] == b"\x89PNG"
+    ended = run(*arguments)
+    assert ended.code == 1
+    assert "exists and is not empty" in ended.err
+    assert f"wrote {tmp_path / 'norms' / 'norms.png'}" in succeed(*arguments, "--overwrite").out

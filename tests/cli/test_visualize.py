@@ -11,8 +11,9 @@ from ttreg_hf.images.decoder import to_pil
 from ttreg_hf.images.photographs import load_photographs, photograph_paths
 from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.loading import load_processor
-from ttreg_hf.pictures import picture_files
-from ttreg_hf.pictures.picture_files import picture_paths, seen_photograph, write_before_after
+from ttreg_hf.pictures import visualization
+from ttreg_hf.pictures.picture_files import picture_paths, write_before_after
+from ttreg_hf.pictures.visualization import seen_photograph
 
 from .conftest import SIZE, run, succeed, without_waiting
 
@@ -23,13 +24,13 @@ CAT, COFFEE = (next(path for path in photograph_paths() if path.stem == name) fo
 def drawn(monkeypatch):
     """What pictures were drawn of: arguments of `plot_before_after`."""
     calls = []
-    plot = picture_files.plot_before_after
+    plot = visualization.plot_before_after
 
     def record(*args, **options):
         calls.append((args, options))
         return plot(*args, **options)
 
-    monkeypatch.setattr(picture_files, "plot_before_after", record)
+    monkeypatch.setattr(visualization, "plot_before_after", record)
     return calls
 
 
@@ -64,6 +65,15 @@ def test_stock_model_is_drawn_with_its_published_neurons(base, known, tmp_path, 
     succeed("visualize", base, CAT, "--output", tmp_path)
     assert drawn[0][1]["norm_threshold"] == 44.0
     assert "1 register neurons (published" in drawn[0][1]["caption"]
+
+
+def test_stock_model_without_known_neurons_is_drawn_as_it_is(base, tmp_path, drawn):
+    out = succeed("visualize", base, CAT, "--output", tmp_path).out
+    assert f"no register neurons of {base} are known" in out
+    assert f"wrote {tmp_path / 'cat.png'}" in out
+    (_, _, after), options = drawn[0]
+    assert after is None
+    assert options["caption"] == f"{base}, as it is"
 
 
 def test_picture_that_exists_is_replaced_only_if_asked(checkpoint, tmp_path):

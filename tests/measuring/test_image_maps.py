@@ -95,7 +95,7 @@ def test_register_attention_is_none_where_there_is_no_register(family):
 
 def test_attention_without_cls_is_what_patches_receive_from_patches():
     layout = TokenLayout(num_prefix_tokens=0, num_test_time_registers=1, patch_size=(1, 1))
-    attention = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.4, 0.6, 0.0]]).expand(2, 4, 3, 3)
+    attention = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.4, 0.6, 0.0]]).expand(2, 3, 3)
     torch.testing.assert_close(_given_attention(attention, layout), torch.tensor([[0.3, 0.45, 0.25]] * 2))
 
 

@@ -6,7 +6,7 @@ import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,6 +21,9 @@ from ttreg_hf.measuring.norms import NormReport
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.records import from_json
 from ttreg_hf.register_neuron import RegisterNeuron
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
 _FORMAT = 3
@@ -66,6 +69,27 @@ class CalibrationResult:
     def image_size(self) -> tuple[int, int]:
         """Height and width, in pixels, that the neurons were found at."""
         return self.provenance.image_size
+
+    def plot(self) -> "Figure":
+        """Median and largest patch norm after each block, before and, where it was verified, after."""
+        from ttreg_hf.pictures.norm_plots import NORMS_TITLE, plot_norms_per_block
+        from ttreg_hf.pictures.numbers import counted
+
+        norms, verification = self.norms, self.verification
+        caption = f"{counted(norms.num_images, 'image')} inspected."
+        if verification is not None:
+            caption += (
+                f" Largest norms, before and after: of {counted(verification.num_images, 'image')} that verified."
+            )
+        return plot_norms_per_block(
+            norms.median,
+            norms.max if verification is None else verification.max_norm_before,
+            after=None if verification is None else (None, verification.max_norm_after),
+            norm_threshold=norms.norm_threshold,
+            detection_layer=norms.detection_layer,
+            title=NORMS_TITLE,
+            caption=caption,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All but the scores, as JSON takes it."""

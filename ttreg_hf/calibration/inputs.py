@@ -15,7 +15,7 @@ from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.image_source import open_images
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.workers import decode_workers
-from ttreg_hf.loading import load_model, load_processor
+from ttreg_hf.loading import model_and_processor
 from ttreg_hf.measuring.batch_size import fit_batch_size
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
@@ -53,12 +53,8 @@ class Inputs:
             ValueError: an unsupported model or a wrong layer, before any image is read.
         """
         processes, run = Processes.of(accelerator), run or RunConfig()
-        if isinstance(model_or_id, (str, Path)):
-            name = str(model_or_id)
-            model = load_model(name, revision=revision, device=accelerator.device if accelerator else None)
-            processor = processor or load_processor(name, revision=revision)
-        else:
-            model = model_or_id
+        device = accelerator.device if accelerator else None
+        model, processor = model_and_processor(model_or_id, processor, revision=revision, device=device)
         tower = VisionTower.to_measure(model)
         config = checked_layers(config, tower)
         device = tower.trunk.device

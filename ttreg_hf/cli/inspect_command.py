@@ -1,11 +1,15 @@
 """`ttreg inspect`: has this model outlier tokens?"""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.inputs import model_source, open_images, open_model, settings_of
-from ttreg_hf.cli.printer import Printer, new_table
+from ttreg_hf.cli.printer import Printer, is_first_rank, new_table
 from ttreg_hf.cli.progress import progress_bars
 from ttreg_hf.pictures.numbers import percent
 
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
     from ttreg_hf.measuring.norms import NormReport
 
 _NUM_IMAGES = 100
+OutputFolder = Annotated[
+    Path | None, typer.Option("--output", metavar="DIR", help="Folder for norms.json, norms.png, populations.png.")
+]
 
 
 def inspect(
@@ -22,13 +29,19 @@ def inspect(
     image_options: options.ImageOptions,
     detection: options.DetectionOptions,
     model_options: options.ModelOptions,
+    output: OutputFolder = None,
+    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Norms of the patch tokens per block, and whether some are outliers. Changes nothing.
 
     Looks at 100 images by default.
     """
+    from ttreg_hf.writing import check_output
+
     printer = Printer(json)
+    if output is not None:
+        check_output(output, overwrite=overwrite)
     config = settings_of(detection, num_images=image_options.num_images or _NUM_IMAGES)
     images = open_images(image_options, token=model_options.token, model=model, num_images=config.num_images)
     images.describe(printer, config.num_images)
@@ -40,10 +53,30 @@ def inspect(
         norms = inspect_norms(
             loaded, images.named, config=config, processor=processor, progress=progress, say=printer.note
         )
+    if not is_first_rank():
+        return
+    files = [] if output is None else _write(norms, model, output, overwrite=overwrite)
     printer.show(norm_table(norms))
     for line in _in_words(norms, model, automatic=detection.norm_threshold is None):
         printer.say(line)
-    printer.result({"model": model, "images": str(images.named.source), **dataclasses.asdict(norms)})
+    for file in files:
+        printer.say(f"wrote {file}")
+    fields = {"model": model, "images": str(images.named.source), **dataclasses.asdict(norms)}
+    printer.result(fields | ({"files": files} if files else {}))
+
+
+def _write(norms: "NormReport", model: str, output: Path, *, overwrite: bool) -> list[Path]:
+    """The report as JSON, and its two pictures."""
+    from ttreg_hf.pictures.figures import save_figure
+    from ttreg_hf.pictures.norm_plots import plot_norms, plot_populations
+    from ttreg_hf.writing import whole_directory
+
+    with whole_directory(output, overwrite=overwrite) as folder:
+        text = dumps({"model": model, **dataclasses.asdict(norms)}, indent=2)
+        (folder / "norms.json").write_text(f"{text}\n", encoding="utf-8")
+        save_figure(plot_norms(norms), folder / "norms.png")
+        save_figure(plot_populations(norms), folder / "populations.png")
+    return sorted(output.iterdir())
 
 
 def norm_table(norms: "NormReport") -> "Table":

@@ -8,7 +8,6 @@ import typer
 from ttreg_hf.cli import options
 from ttreg_hf.cli.inputs import model_source, open_model, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank
-from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.known.known_checkpoint import PUBLISHED
 
 if TYPE_CHECKING:
@@ -29,14 +28,13 @@ def visualize(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """One picture per IMAGE: photo, patch norms, attention and feature colours, before and after.
+    """One picture per IMAGE: photo, patch norms, attention and feature colours; before and after, where that is known.
 
     After is: a patched MODEL as it is, else MODEL with the neurons of `--calibration`, else with the published ones.
+    Of any other MODEL one row is drawn.
     """
-    from ttreg_hf.applying import add_test_time_registers
-    from ttreg_hf.measuring.tower import VisionTower
-    from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
     from ttreg_hf.pictures.picture_files import check_images, picture_paths, write_before_after
+    from ttreg_hf.pictures.visualization import detection_of, patched_form
 
     printer = Printer(json)
     shown_neuron = None if neuron is None else _parse_neuron(neuron)
@@ -44,24 +42,23 @@ def visualize(
     check_images(images)
     result = _calibration_of(model, calibration)
     loaded, processor = open_model(model_source(model, model_options))
-    patched: Any = loaded
-    if calibration is not None or not isinstance(loaded, TTRegModelMixin):
-        patched = add_test_time_registers(loaded, result)
-    detection_layer, norm_threshold = _detection_of(model, result)
+    patched = patched_form(loaded, None if calibration is None else result)
+    detection_layer, norm_threshold = detection_of(loaded, result)
     if not is_first_rank():
         return
-    tower = VisionTower.of(loaded)
     pictures = write_before_after(
         loaded,
         patched,
         images,
         processor,
         output,
-        detection_layer=tower.default_detection_layer if detection_layer is None else detection_layer,
+        detection_layer=detection_layer,
         norm_threshold=norm_threshold,
         neuron=shown_neuron,
-        caption=_caption(model, len(patched.config.register_neurons), calibration, patched is loaded),
+        caption=_caption(model, patched, calibration, is_own=patched is loaded),
     )
+    if patched is None:
+        printer.note(f"note: no register neurons of {model} are known; `ttreg calibrate` finds them")
     for picture in pictures:
         printer.say(f"wrote {picture}")
     printer.result({"model": model, "images": images, "pictures": pictures})
@@ -98,14 +95,9 @@ def _calibration_of(model: str, calibration: Path | None) -> "CalibrationResult 
     return read_calibration(Path(model)) if (Path(model) / JSON_FILE).is_file() else None
 
 
-def _detection_of(model: str, result: "CalibrationResult | None") -> tuple[int | None, float | None]:
-    """Detection block and threshold: of the calibration, else published, else unknown."""
-    if result is not None:
-        return result.norms.detection_layer, result.norms.norm_threshold
-    known = known_checkpoint(model)
-    return (None, None) if known is None else (known.recipe.detection_layer, known.recipe.norm_threshold)
-
-
-def _caption(model: str, count: int, calibration: Path | None, is_own: bool) -> str:
+def _caption(model: str, patched: Any, calibration: Path | None, *, is_own: bool) -> str:
+    if patched is None:
+        return f"{model}, as it is"
+    count = len(patched.config.register_neurons)
     source = "its own" if is_own else PUBLISHED if calibration is None else f"of {calibration}"
     return f"{model}, {count} register neurons ({source})"

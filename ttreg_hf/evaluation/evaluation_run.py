@@ -25,7 +25,7 @@ from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
 from ttreg_hf.images.workers import decode_workers
-from ttreg_hf.loading import is_hub_id, load_model, load_processor
+from ttreg_hf.loading import is_hub_id, model_and_processor
 from ttreg_hf.measuring.intervals import Bootstrap
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
@@ -226,10 +226,8 @@ def _figures(found: dict[str, list[Scores]], config: EvaluationConfig, hub_metri
 
 def _open(model_or_id: Any, processor: Any, device: Any) -> tuple[PreTrainedModel, Any]:
     """A private copy of a model, and the image processor: the one given, else, if the model is named, its own."""
-    if not isinstance(model_or_id, (str, Path)):
-        return VisionTower.to_measure(model_or_id).model, processor
-    name = str(model_or_id)
-    return load_model(name, device=device), processor or load_processor(name)
+    model, processor = model_and_processor(model_or_id, processor, device=device)
+    return VisionTower.to_measure(model).model, processor
 
 
 def _public_name(name: str | None, *, hub_only: bool = False) -> str | None:

@@ -1,8 +1,9 @@
 """What the pictures show, as tensors: patch norms, attention, features and neurons of one model, as maps of an image.
 
-Letters: `B` images, `H` heads, `T` tokens, `N` patches, `h`, `w` patches in height and width, `D` hidden, `F` neurons.
+Letters: `B` images, `T` tokens, `N` patches, `h`, `w` patches in height and width, `D` hidden, `F` neurons.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ class ImageMaps:
         features: `(h, w, D)`, the model's final patch features.
         has_cls: whether `attention` is what CLS gives.
         neuron_activation: `(h, w)`, a neuron's activation before any shift; `None` if none was asked for.
+        rollout: `(h, w)`, as `attention`, rolled out over all blocks; `None` if it was not asked for.
     """
 
     patch_norms: Tensor
@@ -34,6 +36,7 @@ class ImageMaps:
     features: Tensor
     has_cls: bool
     neuron_activation: Tensor | None = None
+    rollout: Tensor | None = None
 
 
 class MapRecorder:
@@ -44,15 +47,18 @@ class MapRecorder:
     Args:
         model: of a supported family, stock or patched; stays as it is.
         detection_layer: block whose output is measured, 0-based; negative ones count from the end.
+        rollout: whether the attention is rolled out, too, which keeps that of all blocks.
 
     Raises:
         ValueError: unsupported family, or a layer that the model does not have.
     """
 
-    def __init__(self, model: PreTrainedModel, *, detection_layer: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, detection_layer: int, rollout: bool = False) -> None:
         tower = VisionTower.to_measure(model, attention="eager")
         layer = tower.layer("detection_layer", detection_layer)
-        self.recorder = Recorder(tower, norm_layers=[layer], attention_layers=[tower.num_layers - 1], patches=True)
+        self._rolls_out = rollout
+        attended = range(0 if rollout else tower.num_layers - 1, tower.num_layers)
+        self.recorder = Recorder(tower, norm_layers=[layer], attention_layers=attended, patches=True)
 
     def __enter__(self) -> "MapRecorder":
         self.recorder.__enter__()
@@ -78,25 +84,34 @@ class MapRecorder:
         """Maps of what this recorder recorded of images of so many pixels in height and width."""
         layout, features_BDhw = self.recorder.tower.layout, recording.patches_BDhw
         assert features_BDhw is not None  # all blocks ran
-        (attention_BHTT,) = recording.attentions.values()
-        given_BT = _given_attention(_float(attention_BHTT), layout)
+        attentions = [_float(attention_BTT) for attention_BTT in recording.attentions.values()]
+        given_BT = _given_attention(attentions[-1], layout)
+        rollouts: list[Tensor | None] = [None] * len(given_BT)
+        if self._rolls_out:
+            rollouts = list(as_map(_given_attention(rolled_out(attentions), layout), layout, grid))
         shares: list[float | None] = [None] * len(given_BT)
         if layout.num_test_time_registers:
             shares = given_BT[:, layout.registers].sum(dim=1).tolist()
         norms_Bhw, attention_Bhw = (as_map(each, layout, grid) for each in (_float(recording.norms_LBT[0]), given_BT))
         features_BhwD = _float(features_BDhw).permute(0, 2, 3, 1)  # (B, D, h, w) -> (B, h, w, D)
         has_cls = layout.num_prefix_tokens > 0
-        rows = zip(norms_Bhw, attention_Bhw, shares, features_BhwD, strict=True)
-        return [ImageMaps(norms, attention, share, features, has_cls) for norms, attention, share, features in rows]
+        rows = zip(norms_Bhw, attention_Bhw, shares, features_BhwD, rollouts, strict=True)
+        return [
+            ImageMaps(norms, attention, share, features, has_cls, rollout=rollout)
+            for norms, attention, share, features, rollout in rows
+        ]
 
 
-def image_maps(model: PreTrainedModel, pixel_values: Tensor, *, detection_layer: int) -> list[ImageMaps]:
+def image_maps(
+    model: PreTrainedModel, pixel_values: Tensor, *, detection_layer: int, rollout: bool = False
+) -> list[ImageMaps]:
     """Maps of some images in one model, stock or patched, with or without a head; the model stays as it is.
 
     Args:
         model: of a supported family.
         pixel_values: `(B, 3, H, W)`, preprocessed; moved to the model's device and dtype.
         detection_layer: block whose output is measured, 0-based; negative ones count from the end.
+        rollout: whether the attention is rolled out, too.
 
     Returns:
         One `ImageMaps` an image.
@@ -104,7 +119,7 @@ def image_maps(model: PreTrainedModel, pixel_values: Tensor, *, detection_layer:
     Raises:
         ValueError: unsupported family, no batch of images, or a layer that the model does not have.
     """
-    with MapRecorder(model, detection_layer=detection_layer) as maps:
+    with MapRecorder(model, detection_layer=detection_layer, rollout=rollout) as maps:
         return maps(pixel_values)
 
 
@@ -140,12 +155,30 @@ def as_map(values_BT: Tensor, layout: TokenLayout, grid: tuple[int, int]) -> Ten
     return layout.patch_map(values_BT.unsqueeze(-1), *grid).squeeze(1)
 
 
-def _given_attention(attention_BHTT: Tensor, layout: TokenLayout) -> Tensor:
+def rolled_out(attentions: Sequence[Tensor]) -> Tensor:
+    """How much of each token of the input is in each token of the output, if tokens were mixed by attention alone.
+
+    Args:
+        attentions: `(B, T, T)` of each block, rows that sum to 1.
+
+    Returns:
+        `(B, T, T)`, rows that sum to 1.
+
+    Source: Abnar and Zuidema 2020 (arXiv 2005.00928): the product over blocks of the mean of attention and identity,
+        which stands for the residual connection.
+    """
+    size = attentions[0].shape[-1]
+    rolled_BTT = identity_TT = torch.eye(size, dtype=attentions[0].dtype)
+    for attention_BTT in attentions:
+        rolled_BTT = (attention_BTT + identity_TT) / 2 @ rolled_BTT
+    return rolled_BTT
+
+
+def _given_attention(attention_BTT: Tensor, layout: TokenLayout) -> Tensor:
     """`(B, T)`: what CLS, the first prefix token, gives to each token; without it, what patches give on average."""
-    mean_BTT = attention_BHTT.mean(dim=1)
     if layout.num_prefix_tokens:
-        return mean_BTT[:, layout.prefix][:, 0]
-    return mean_BTT[:, layout.patches].mean(dim=1)
+        return attention_BTT[:, layout.prefix][:, 0]
+    return attention_BTT[:, layout.patches].mean(dim=1)
 
 
 def _float(tensor: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Recording:
         embedding_norms_BT: L2 norm over channels of what the first block reads, float32.
         states: `(state, layer)` -> `(B, T, D)` float32: the attention's keys, queries or values, all heads, or the
             block's raw output (`"out"`).
-        attentions: layer -> `(B, H, T, T)`, attention weights.
+        attentions: layer -> `(B, T, T)`, attention weights, mean over heads.
         feature_BD: see `pooled_feature`; `None` if not all blocks ran.
         patches_BDhw: see `final_patches`, float32; `None` if not asked for.
     """
@@ -117,7 +117,7 @@ class Recorder:
             )
             handles.append(self._on_output(module, (state, layer), functools.partial(_part, part)))
         for layer in self._attention_layers:
-            handles.append(self._on_output(tower.attention(layer), ("attention", layer), lambda weights: weights, 1))
+            handles.append(self._on_output(tower.attention(layer), ("attention", layer), _mean_over_heads, 1))
         if self._stop_after is not None and self._stop_after < tower.num_layers - 1:
             handles.append(tower.blocks[self._stop_after].register_forward_hook(_stop))
         return self
@@ -180,6 +180,10 @@ def _checked_state(tower: VisionTower, state: str, layer: int) -> tuple[str, int
 
 def _part(part: slice, output: Tensor) -> Tensor:
     return output[..., part].float()
+
+
+def _mean_over_heads(weights_BHTT: Tensor) -> Tensor:
+    return weights_BHTT.float().mean(dim=1)
 
 
 def _stacked(norms: list[Tensor], like_BT: Tensor) -> Tensor:

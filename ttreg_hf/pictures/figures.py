@@ -15,6 +15,7 @@ from ttreg_hf.writing import write_file
 
 WIDTH_INCHES, DPI = 12.0, 100
 INK, FAINT = "#222222", "#666666"
+LEFT = 0.075  # of titles and axes, as a share of the width
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -39,6 +40,13 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix)
     return write_file(path, buffer.getvalue())
+
+
+def page(title: str, height: float) -> Figure:
+    """An empty figure of so many inches in height with its title."""
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, facecolor="white")
+    figure.text(LEFT, 1 - 0.2 / height, title, fontsize=14, color=INK, fontweight="bold", va="top")
+    return figure
 
 
 def style_axes(axes: Axes) -> None:

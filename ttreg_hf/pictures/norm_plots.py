@@ -1,4 +1,4 @@
-"""The figure of the norms of all blocks, before and after, in the vermilion and blue of Okabe and Ito, which
+"""The figures of the norms of all blocks, before and after, in the vermilion and blue of Okabe and Ito, which
 colour-blind readers tell apart.
 
 Letters: `L` blocks.
@@ -11,10 +11,53 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ttreg_hf.pictures.figures import DPI, FAINT, INK, WIDTH_INCHES, small_print, style_axes
-from ttreg_hf.pictures.numbers import short_number
+from ttreg_hf.measuring.norms import NormReport
+from ttreg_hf.pictures.figures import DPI, FAINT, INK, LEFT, WIDTH_INCHES, page, small_print, style_axes
+from ttreg_hf.pictures.numbers import counted, short_number
 
 _BEFORE_COLOUR, _AFTER_COLOUR = "#d55e00", "#0072b2"
+_OTHER_COLOUR = "#8a8a8a"
+NORMS_TITLE = "Norms of the patch tokens after each block"
+
+
+def plot_norms(norms: NormReport) -> Figure:
+    """Median and largest patch norm after each block, with threshold and detection block.
+
+    Args:
+        norms: what `inspect_norms` found.
+    """
+    return plot_norms_per_block(
+        norms.median,
+        norms.max,
+        norm_threshold=norms.norm_threshold,
+        detection_layer=norms.detection_layer,
+        title=NORMS_TITLE,
+        caption=f"{counted(norms.num_images, 'image')} inspected.",
+    )
+
+
+def plot_populations(norms: NormReport) -> Figure:
+    """Separation of two populations of norms, and share of the patches above the threshold, per block."""
+    figure = page("Where outliers show", 3.9)
+    layers = np.arange(len(norms.median))
+    separation = [value or 0.0 for value in norms.separation] or [0.0] * len(layers)
+    panels = (
+        ("separation of two populations", separation, "robust deviations; none: one population"),
+        ("patches above the threshold", [100 * share for share in norms.outlier_fraction], "%"),
+    )
+    for place, (title, values, unit) in enumerate(panels):
+        axes = figure.add_axes((LEFT + 0.48 * place, 0.17, 0.42, 0.58))
+        colours = [_AFTER_COLOUR if layer == norms.detection_layer else _OTHER_COLOUR for layer in layers]
+        axes.bar(layers, values, color=colours, width=0.7)
+        axes.set_ylim(0, 1.12 * max(values) or 1)
+        if not any(values):
+            axes.text(0.5, 0.5, "none at any block", transform=axes.transAxes, ha="center", **small_print())
+        axes.set_xlim(-0.6, len(layers) - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(min(len(layers), 13), integer=True))
+        axes.set_title(f"{title} ({unit})", fontsize=11, color=INK, loc="left")
+        axes.set_xlabel("block (blue: detection block)", fontsize=11, color=INK)
+        style_axes(axes)
+    return figure
 
 
 def plot_norms_per_block(

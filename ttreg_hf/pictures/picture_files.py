@@ -2,22 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.images.decoder import to_pil
-from ttreg_hf.images.pixel_values import to_pixel_values
-from ttreg_hf.measuring.image_maps import ImageMaps, image_maps, neuron_maps
-from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
-from ttreg_hf.pictures.before_after import plot_before_after
 from ttreg_hf.pictures.figures import save_figure
+from ttreg_hf.pictures.visualization import draw_image
 
 ImageLike = str | Path | Image.Image
 
@@ -58,20 +51,17 @@ def write_before_after(
         ValueError: no processor, or a layer or neuron that the model does not have.
     """
     check_images(images)
-    stock = add_test_time_registers(base, []) if isinstance(base, TTRegModelMixin) else base
     paths = picture_paths(images, output)
     for image, name, path in zip(images, _names(images), paths, strict=True):
-        pixel_values = to_pixel_values(image, processor, name=name)
-        before = _maps(stock, pixel_values, detection_layer)
-        if neuron is not None:
-            before = replace(before, neuron_activation=neuron_maps(stock, pixel_values.unsqueeze(0), neuron)[0])
-        figure = plot_before_after(
-            seen_photograph(pixel_values, processor),
-            before,
-            None if patched is None else _maps(patched, pixel_values, detection_layer),
-            title=name,
+        figure = draw_image(
+            base,
+            patched,
+            image,
+            processor,
+            detection_layer=detection_layer,
             norm_threshold=norm_threshold,
-            neuron_name="" if neuron is None else f"{neuron[0]}/{neuron[1]}",
+            neuron=neuron,
+            title=name,
             caption=caption,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,24 +97,6 @@ def picture_paths(images: Sequence[ImageLike], output: str | Path) -> list[Path]
         seen[stem] += 1
         paths.append(Path(output) / (f"{stem}.png" if seen[stem] == 1 else f"{stem}-{seen[stem]}.png"))
     return paths
-
-
-def seen_photograph(pixel_values: Tensor, processor: Any) -> Any:
-    """What the model sees, as an image again: `(3, H, W)` -> `(H, W, 3)` array from 0 to 1.
-
-    Without a processor that says how it was normalised, its lowest value becomes black and its highest white.
-    """
-    mean, deviation = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    if processor is None:
-        low, high = pixel_values.aminmax()
-        pixel_values = (pixel_values - low) / (high - low).clamp(min=1e-12)
-    elif getattr(processor, "do_normalize", False) and mean is not None and deviation is not None:
-        pixel_values = pixel_values * torch.tensor(deviation)[:, None, None] + torch.tensor(mean)[:, None, None]
-    return pixel_values.float().clamp(0, 1).permute(1, 2, 0).numpy()
-
-
-def _maps(model: PreTrainedModel, pixel_values: Tensor, detection_layer: int) -> ImageMaps:
-    return image_maps(model, pixel_values.unsqueeze(0), detection_layer=detection_layer)[0]
 
 
 def _names(images: Sequence[ImageLike]) -> list[str]:

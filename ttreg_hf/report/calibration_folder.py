@@ -14,7 +14,7 @@ from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.image_source import open_images
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
-from ttreg_hf.loading import load_model, load_processor
+from ttreg_hf.loading import model_and_processor
 from ttreg_hf.report.charts import figures_of
 from ttreg_hf.report.neuron_switch import record_switch
 from ttreg_hf.report.page import render_page
@@ -66,10 +66,8 @@ def calibrate_to_folder(
     config, run = config or CalibrationConfig(), run or RunConfig()
     if run.state_directory is None:
         run = dataclasses.replace(run, state_directory=directory.with_name(f"{directory.name}.state"))
-    model: Any = model_or_id
-    if isinstance(model_or_id, (str, Path)):
-        model = load_model(str(model_or_id), revision=revision, device=accelerator.device if accelerator else None)
-        processor = processor or load_processor(str(model_or_id), revision=revision)
+    device = accelerator.device if accelerator else None
+    model, processor = model_and_processor(model_or_id, processor, revision=revision, device=device)
     result = calibrate(
         model,
         named,

@@ -5,7 +5,6 @@ Letters: `L` blocks, `F` neurons of a block.
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -14,14 +13,12 @@ from matplotlib.ticker import MaxNLocator
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.selection import Selection, SelectionStep
 from ttreg_hf.calibration.verification import Verification
-from ttreg_hf.measuring.norms import NormReport
-from ttreg_hf.pictures.figures import DPI, FAINT, INK, WIDTH_INCHES, small_print, style_axes
-from ttreg_hf.pictures.norm_plots import plot_norms_per_block
-from ttreg_hf.pictures.numbers import counted, short_number
+from ttreg_hf.pictures.figures import FAINT, INK, LEFT, page, small_print, style_axes
+from ttreg_hf.pictures.norm_plots import plot_populations
+from ttreg_hf.pictures.numbers import short_number
 
 _CHOSEN, _OTHER, _THIRD = "#0072b2", "#d55e00", "#009e73"
 _BARS = "#8a8a8a"
-_LEFT = 0.075  # of titles and axes, as a share of the width
 _STAGES = {  # of `SelectionStep`: name, colour, and a marker that others do not hide
     "grow": ("grow", _CHOSEN, "o", 7),
     "prune": ("needed?", _OTHER, "s", 10),
@@ -35,52 +32,14 @@ _LEAST_DRIFT = 1e-7  # less is drawn as this
 
 def figures_of(result: CalibrationResult) -> Iterator[tuple[str, Figure]]:
     """Name and figure of all that this result has something for."""
-    yield "norms_per_block", _norms(result)
-    yield "populations", _populations(result.norms)
+    yield "norms_per_block", result.plot()
+    yield "populations", plot_populations(result.norms)
     if result.register_neurons:
         yield "scores", _scores(result)
     if result.selections:
         yield "selection_path", _selection_path(result.selections)
     if result.verification is not None:
         yield "controls", _controls(result.verification)
-
-
-def _norms(result: CalibrationResult) -> Figure:
-    norms, verification = result.norms, result.verification
-    caption = f"{counted(norms.num_images, 'image')} inspected."
-    if verification is not None:
-        caption += f" Largest norms, before and after: of {counted(verification.num_images, 'image')} that verified."
-    return plot_norms_per_block(
-        norms.median,
-        norms.max if verification is None else verification.max_norm_before,
-        after=None if verification is None else (None, verification.max_norm_after),
-        norm_threshold=norms.norm_threshold,
-        detection_layer=norms.detection_layer,
-        title="Norms of the patch tokens after each block",
-        caption=caption,
-    )
-
-
-def _populations(norms: NormReport) -> Figure:
-    """Separation of two populations of norms, and share of the patches above the threshold, per block."""
-    figure = _page("Where outliers show", 3.9)
-    layers = np.arange(len(norms.median))
-    separation = [value or 0.0 for value in norms.separation] or [0.0] * len(layers)
-    panels = (
-        ("separation of two populations", separation, "robust deviations; none: one population"),
-        ("patches above the threshold", [100 * share for share in norms.outlier_fraction], "%"),
-    )
-    for place, (title, values, unit) in enumerate(panels):
-        axes = figure.add_axes((_LEFT + 0.48 * place, 0.17, 0.42, 0.58))
-        colours = [_CHOSEN if layer == norms.detection_layer else _BARS for layer in layers]
-        axes.bar(layers, values, color=colours, width=0.7)
-        axes.set_ylim(0, 1.12 * max(values) or 1)
-        axes.set_xlim(-0.6, len(layers) - 0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(min(len(layers), 13), integer=True))
-        axes.set_title(f"{title} ({unit})", fontsize=11, color=INK, loc="left")
-        axes.set_xlabel("block (blue: detection block)", fontsize=11, color=INK)
-        style_axes(axes)
-    return figure
 
 
 def _scores(result: CalibrationResult) -> Figure:
@@ -94,8 +53,8 @@ def _scores(result: CalibrationResult) -> Figure:
         for rank, (score, place) in enumerate(zip(ranked.values.tolist(), places, strict=False), start=1)
         if score > 0 and rank <= max(_LEAST_SCORES, 2 * last)
     ]
-    figure = _page("Scores of the neurons, ranked", 4.6)
-    axes = figure.add_axes((_LEFT, 0.2, 0.9, 0.64))
+    figure = page("Scores of the neurons, ranked", 4.6)
+    axes = figure.add_axes((LEFT, 0.2, 0.9, 0.64))
     for is_chosen, colour, label in ((False, _BARS, "other neurons"), (True, _CHOSEN, "register neurons")):
         points = [(rank, score) for rank, score, chosen_one in shown if chosen_one is is_chosen]
         if points:
@@ -109,20 +68,20 @@ def _scores(result: CalibrationResult) -> Figure:
     axes.legend(frameon=False, fontsize=11, labelcolor=INK)
     hidden = len(chosen) - sum(is_chosen for *_, is_chosen in shown)
     beyond = f" {hidden} of the chosen ones rank lower." if hidden else ""
-    figure.text(_LEFT, 0.02, f"The best {len(shown)} of {result.scores.numel()} neurons.{beyond}", **small_print())
+    figure.text(LEFT, 0.02, f"The best {len(shown)} of {result.scores.numel()} neurons.{beyond}", **small_print())
     return figure
 
 
 def _selection_path(selections: Sequence[Selection]) -> Figure:
     """All sets that were tried: outliers left, and similarity of the features, against the number of neurons."""
     steps = [step for selection in selections for step in selection.path]
-    figure = _page("Sets of neurons that were tried", 5.6)
+    figure = page("Sets of neurons that were tried", 5.6)
     panels = (
         ("outliers after / before", [step.outlier_ratio for step in steps], 0.52),
         ("feature similarity", [step.feature_similarity for step in steps], 0.13),
     )
     for label, values, bottom in panels:
-        axes = figure.add_axes((_LEFT + 0.02, bottom, 0.88, 0.32))
+        axes = figure.add_axes((LEFT + 0.02, bottom, 0.88, 0.32))
         _draw_steps(axes, steps, values)
         axes.set_ylabel(label, fontsize=11, color=INK)
         axes.yaxis.set_label_coords(-0.075, 0.5)
@@ -158,8 +117,8 @@ def _draw_steps(axes: Axes, steps: Sequence[SelectionStep], values: Sequence[flo
 
 def _controls(verification: Verification) -> Figure:
     """Outliers that stay against feature drift: moved, zeroed, and random draws; the gate's bounds shaded."""
-    figure = _page("Moved, and the controls", 5.0)
-    axes = figure.add_axes((_LEFT, 0.16, 0.9, 0.68))
+    figure = page("Moved, and the controls", 5.0)
+    axes = figure.add_axes((LEFT, 0.16, 0.9, 0.68))
     controls = verification.controls
     bounds = [check.bound for check in verification.checks]
     groups = (
@@ -187,12 +146,6 @@ def _controls(verification: Verification) -> Figure:
     style_axes(axes)
     axes.xaxis.set_major_formatter(lambda value, position: short_number(value))
     axes.legend(frameon=False, fontsize=11, labelcolor=INK, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def _page(title: str, height: float) -> Figure:
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, facecolor="white")
-    figure.text(_LEFT, 1 - 0.2 / height, title, fontsize=14, color=INK, fontweight="bold", va="top")
     return figure
 
 

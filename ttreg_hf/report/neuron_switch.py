@@ -17,7 +17,7 @@ from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.measuring.image_maps import ImageMaps, MapRecorder
 from ttreg_hf.measuring.random_neurons import random_neurons
 from ttreg_hf.measuring.tower import VisionTower
-from ttreg_hf.pictures.picture_files import seen_photograph
+from ttreg_hf.pictures.visualization import seen_photograph
 
 BASE, ZEROED, RANDOM, MOVED = "base", "zeroed", "random", "moved"
 _MOST_COUNTS = 13  # numbers of moved neurons, 0 and all included
