@@ -98,6 +98,16 @@ def test_the_config_has_the_base_models_fields_and_says_where_it_comes_from(case
     assert stock.config.model_type == patched.config.model_type.removesuffix("_ttreg")
 
 
+def test_a_model_may_be_named(tmp_path):
+    stock = next(case for case in CASES if case.stock_class.__name__ == "ViTModel").stock_model()
+    stock.save_pretrained(tmp_path)
+    for named in (tmp_path, str(tmp_path)):
+        patched = add_test_time_registers(named, [(1, 2)])
+        assert type(patched).__name__ == "ViTTTRegModel"
+        assert patched.config.register_neurons == [[1, 2]]
+        assert torch.equal(next(patched.parameters()).cpu(), next(stock.parameters()))
+
+
 def test_register_neurons_may_be_records_pairs_or_an_iterator(bare_case):
     stock = bare_case.stock_model()
     records = [RegisterNeuron(layer, neuron, 1.0) for layer, neuron in NEURONS]

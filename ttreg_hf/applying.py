@@ -119,7 +119,7 @@ def add_test_time_registers(
     }
     options |= {name: value for name, value in given.items() if value is not None}
     options |= {"output_registers": output_registers, "calibrated_patches": calibrated_patches, "tower": tower}
-    options["register_neurons"] = [_as_pair(neuron) for neuron in register_neurons]
+    options["register_neurons"] = [list(map(_as_index, neuron)) for neuron in register_neurons]
     if not isinstance(model, TTRegModelMixin):
         options["base_model_name_or_path"] = model.name_or_path or None
         options["base_model_revision"] = base_model_revision
@@ -177,10 +177,6 @@ def _num_patches(model: Any, tower: str | None, image_size: tuple[int, int]) -> 
     trunk = model.get_submodule(trunk_name(model, tower))
     sides = zip(image_size, layout_of_trunk(trunk).patch_size, strict=True)
     return math.prod(pixels // patch for pixels, patch in sides)
-
-
-def _as_pair(neuron: RegisterNeuron | Sequence[int]) -> list[Any]:
-    return [neuron.layer, neuron.neuron] if isinstance(neuron, RegisterNeuron) else list(map(_as_index, neuron))
 
 
 def _as_index(index: Any) -> Any:

@@ -1,6 +1,7 @@
-"""Dataclasses from the JSON that `dataclasses.asdict` gives, and nothing else: types are checked on the way."""
+"""Types of dataclasses: read from the JSON that `dataclasses.asdict` gives and nothing else, or given in Python."""
 
 import dataclasses
+import numbers
 import types
 import typing
 from typing import Any, TypeVar
@@ -73,3 +74,44 @@ def _dataclass(kind: Any, value: Any, name: str) -> Any:
 def _check(is_right: bool, name: str, wanted: str, value: Any) -> None:
     if not is_right:
         raise TypeError(f"{name} must be {wanted}, got {value!r:.80}.")
+
+
+def check_types(settings: Any) -> None:
+    """Nothing, if every field of a dataclass holds what its annotation says; for its `__post_init__`.
+
+    Numpy's numbers count as such, a whole number as a number, and a list as a tuple; true and false are no numbers.
+
+    Raises:
+        TypeError: a value of another type; the field is named.
+    """
+    for name, kind in typing.get_type_hints(type(settings)).items():
+        if typing.get_origin(kind) is typing.ClassVar:
+            continue
+        value = getattr(settings, name)
+        if not _is_of(kind, value):
+            raise TypeError(f"`{name}` is {_in_words(kind)}, got {value!r:.80}.")
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_of(each, value) for each in arguments)
+    if origin is tuple:
+        return isinstance(value, (tuple, list)) and all(_is_of(arguments[0], item) for item in value)
+    if kind in _NUMBERS:
+        return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
+
+
+_NUMBERS = {int: numbers.Integral, float: numbers.Real}
+
+
+def _in_words(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_in_words(each) for each in arguments)
+    if origin is tuple:
+        return f"a tuple, each item {_in_words(arguments[0])}"
+    return {types.NoneType: "None", **_PLAIN}.get(kind, f"a {getattr(kind, '__name__', kind)}")

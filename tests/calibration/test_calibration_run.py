@@ -155,6 +155,7 @@ def test_calibrating_again_gives_the_same(planted, explicit_result):
     again = calibrate_briefly(planted.model, synthetic_images(12, seed=99), config=_explicit(planted))
     assert torch.equal(again.scores, explicit_result.scores)
     assert again.register_neurons == explicit_result.register_neurons
+    assert [n.score for n in again.register_neurons] == [n.score for n in explicit_result.register_neurons]
     assert again.verification == explicit_result.verification
 
 

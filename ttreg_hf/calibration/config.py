@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ttreg_hf.records import check_types
+
 
 @dataclass(frozen=True)
 class CalibrationConfig:
@@ -45,6 +47,7 @@ class CalibrationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("num_images", "batch_size", "top_k", "norm_threshold", "rounds", "budget"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -75,6 +78,7 @@ class RunConfig:
     early_stop: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.save_every <= 0:
             raise ValueError(f"`save_every` is above 0, got {self.save_every}.")
         if not 0 <= self.max_bad_share <= 1:
@@ -110,3 +114,6 @@ class GateConfig:
     max_layer_share: float = 0.25
     num_images: int = 48
     random_draws: int = 10
+
+    def __post_init__(self) -> None:
+        check_types(self)

@@ -29,6 +29,7 @@ from ttreg_hf.loading import is_hub_id, model_and_processor
 from ttreg_hf.measuring.intervals import Bootstrap
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
+from ttreg_hf.records import check_types
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class EvaluationConfig:
     max_bad_share: float = 0.01
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("num_images", "num_training_images", "batch_size", "resamples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is 1 or more, got {getattr(self, name)}.")
@@ -114,6 +116,8 @@ def evaluate(
     check_packages()
     config, columns = config or EvaluationConfig(), columns or Columns()
     task = task_called(task) if isinstance(task, str) else task
+    if dataclasses.is_dataclass(task):
+        check_types(task)
     if task.learns and train is None:
         raise ValueError(
             f"The task {task.name} learns from training images, got none. Give `train` (`--train-split`)."

@@ -11,6 +11,7 @@ from ttreg_hf.evaluation.ground_truth import BOX_FORMATS, BOXES, LABEL, MASK, Tr
 from ttreg_hf.images.batches import Batch, ImageBatches
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.progress import Progress
+from ttreg_hf.records import check_types
 
 # how data sets call their columns, and what is tried in this order; a dot leads into a column of columns
 _USUAL = {
@@ -40,6 +41,7 @@ class Columns:
     box_format: str = "xyxy"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.box_format not in BOX_FORMATS:
             raise ValueError(f"`box_format` is one of {', '.join(BOX_FORMATS)}, got {self.box_format!r}.")
 
