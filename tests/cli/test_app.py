@@ -96,6 +96,17 @@ def test_every_verb_of_the_list_is_there(verb):
     assert f"ttreg {verb} " in succeed(verb, "--help").out
 
 
+@pytest.mark.parametrize("verb", _VERBS, ids=VERBS)
+def test_ten_options_come_first_and_each_is_explained_in_a_sentence(verb):
+    options = [param for param in verb.real_command().params if param.opts[0].startswith("--")]
+    first = [param.name for param in options if param.rich_help_panel is None]
+    assert len(set(first) - {"debug"}) <= 10, first
+    for param in options:
+        assert param.help.endswith("."), param.name
+        assert len(param.help.split()) >= 3, param.name
+    assert {"token", "revision", "seed", "workers", "image_column"} & set(first) <= {"token", "revision"}
+
+
 def test_a_mistyped_verb_is_answered_with_the_one_that_is_meant():
     ended = run("calibrat")
     assert ended.code == 2

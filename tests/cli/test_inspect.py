@@ -64,7 +64,7 @@ def test_inspect_writes_its_norms_and_their_pictures(base, tmp_path):
     found = json.loads(succeed(*arguments, "--json").out)
     names = ["norms.json", "norms.png", "populations.png"]
     assert found["files"] == [str(tmp_path / "norms" / name) for name in names]
-    assert sorted(path.name for path in (tmp_path / "norms").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "norms").glob("[!.]*")) == names
     written = json.loads((tmp_path / "norms" / "norms.json").read_text())
     assert (written["model"], written["max"]) == (str(base), found["max"])
     for name in names[1:]:

@@ -30,7 +30,7 @@ _FIELDS = {  # of tasks, by option
     "--class-name": ("class_names",),
     "--template": ("templates",),
 }
-_DATA, _TASK = "Images and what is known about them", "Settings of a task"
+_DATA, _TASK = "Images and what is known about them", "Settings of a task (each has some of them)"
 
 
 class TaskName(str, Enum):
@@ -61,10 +61,8 @@ def _column(what: str) -> Any:
 class DataOptions:
     """Images, and what is known about them."""
 
-    split: Annotated[str | None, typer.Option(help="To measure on.", rich_help_panel=_DATA)] = None
-    train_split: Annotated[
-        str | None, typer.Option(help="To learn from, where the task learns.", rich_help_panel=_DATA)
-    ] = None
+    split: Annotated[str | None, typer.Option(help="Part of the data set to measure on.")] = None
+    train_split: Annotated[str | None, typer.Option(help="Part to learn from, where the task learns.")] = None
     image_column: Annotated[str | None, _column("images")] = None
     mask_column: Annotated[str | None, _column("masks")] = None
     boxes_column: Annotated[str | None, _column("boxes")] = None
@@ -75,8 +73,10 @@ class DataOptions:
             help="xyxy: right and bottom are not inside; xywh: COCO's; voc: PASCAL's, from 1.", rich_help_panel=_DATA
         ),
     ] = BoxFormat.xyxy
-    num_images: Annotated[int, typer.Option(min=1, help="How many at most.", rich_help_panel=_DATA)] = 10_000
-    num_training_images: Annotated[int, typer.Option(min=1, help="How many at most.", rich_help_panel=_DATA)] = 10_000
+    num_images: Annotated[int, typer.Option(min=1, help="How many images at most.")] = 10_000
+    num_training_images: Annotated[
+        int, typer.Option(min=1, help="How many images to learn from, at most.", rich_help_panel=_DATA)
+    ] = 10_000
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.", rich_help_panel=_DATA)] = 16
     image_size: Annotated[
         str | None,
@@ -109,7 +109,9 @@ class TaskOptions:
     normalize: Annotated[
         bool | None,
         typer.Option(
-            "--normalize/--no-normalize", help="object-discovery: cosines. Default: both.", rich_help_panel=_TASK
+            "--normalize/--no-normalize",
+            help="object-discovery: cosines, not products. Default: both.",
+            rich_help_panel=_TASK,
         ),
     ] = None
     bias: Annotated[
@@ -128,15 +130,20 @@ class TaskOptions:
     num_classes: Annotated[
         int | None,
         typer.Option(
-            min=2, help="segmentation-probe. Default: one more than the largest class.", rich_help_panel=_TASK
+            min=2,
+            help="segmentation-probe: how many classes. Default: one more than the largest.",
+            rich_help_panel=_TASK,
         ),
     ] = None
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="segmentation-probe. Default: 10.", rich_help_panel=_TASK)
+        int | None,
+        typer.Option(
+            min=1, help="segmentation-probe: passes over the training images. Default: 10.", rich_help_panel=_TASK
+        ),
     ] = None
     class_name: Annotated[
         list[str] | None,
-        typer.Option(help="zero-shot: in the order of labels. Default: the data set's.", rich_help_panel=_TASK),
+        typer.Option(help="zero-shot: names in the order of labels. Default: the data set's.", rich_help_panel=_TASK),
     ] = None
     template: Annotated[
         list[str] | None,
@@ -168,7 +175,7 @@ def evaluate(
     task: Annotated[TaskName, typer.Option("--task", help="What is measured.", show_default=False)],
     dataset: Annotated[
         str,
-        typer.Option(help="Folder or files, or Hub id.", rich_help_panel=_DATA, show_default=False),
+        typer.Option(help="Folder or files, or Hub id.", show_default=False),
     ],
     data_options: DataOptions,
     task_options: TaskOptions,
@@ -184,13 +191,16 @@ def evaluate(
             "--output", metavar="DIR", help="Folder for evaluation.json. Default: MODEL, if it is a checkpoint folder."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of random neurons, random patches and intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of random neurons, random patches and intervals.", rich_help_panel=_DATA)
+    ] = 0,
     json: options.Json = False,
 ) -> None:
     """Measure whether patching helps, beside the base model and controls, with intervals over images.
 
-    MODEL is patched; or a stock one, with the neurons of `--calibration` or the published ones. On many GPUs:
-    `accelerate launch -m ttreg_hf evaluate ...`.
+    MODEL is patched; or a stock one, with the neurons of `--calibration` or the published ones.
+
+    On many GPUs: `accelerate launch -m ttreg_hf evaluate ...`.
     """
     from ttreg_hf.evaluation import evaluation_run
     from ttreg_hf.evaluation.labelled_sources import find_labelled

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ttreg_hf.measuring.norms import NormReport
 
-_NUM_IMAGES = 100
 OutputFolder = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="Folder for norms.json, norms.png, populations.png.")
 ]
@@ -33,16 +32,13 @@ def inspect(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
-    """Norms of the patch tokens per block, and whether some are outliers. Changes nothing.
-
-    Looks at 100 images by default.
-    """
+    """Norms of the patch tokens per block, and whether some are outliers. Changes nothing."""
     from ttreg_hf.writing import check_output
 
     printer = Printer(json)
     if output is not None:
         check_output(output, overwrite=overwrite)
-    config = settings_of(detection, num_images=image_options.num_images or _NUM_IMAGES)
+    config = settings_of(detection, num_images=image_options.num_images)
     images = open_images(image_options, token=model_options.token, model=model, num_images=config.num_images)
     images.describe(printer, config.num_images)
     loaded, processor = open_model(model_source(model, model_options))
@@ -76,7 +72,7 @@ def _write(norms: "NormReport", model: str, output: Path, *, overwrite: bool) ->
         (folder / "norms.json").write_text(f"{text}\n", encoding="utf-8")
         save_figure(plot_norms(norms), folder / "norms.png")
         save_figure(plot_populations(norms), folder / "populations.png")
-    return sorted(output.iterdir())
+    return sorted(output.glob("[!.]*"))
 
 
 def norm_table(norms: "NormReport") -> "Table":

@@ -25,11 +25,15 @@ class LazyVerb(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The context of the real command."""
+        return self.real_command().make_context(info_name, args, parent=parent, **extra)
+
+    def real_command(self) -> Any:
+        """The verb with its options; imports its module."""
         module, _, function = self._target.partition(":")
         one = typer.Typer(add_completion=False)
         verb = as_verb(getattr(importlib.import_module(f"ttreg_hf.cli.{module}"), function))
         one.command(self.name, cls=_Command)(verb)
-        return typer.main.get_command(one).make_context(info_name, args, parent=parent, **extra)
+        return typer.main.get_command(one)
 
 
 class _QuickFlags:

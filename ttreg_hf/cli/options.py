@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-_MODEL, _IMAGES, _SEARCH = "Model", "Images", "Settings (left out: chosen automatically)"
+# What matters first has no panel of its own; the rest is in these, below.
+_MODEL, _IMAGES, _SEARCH = "Model", "Data set", "Settings (left out: chosen automatically)"
 _RUN = "Run (does not change what is found)"
 
 
@@ -32,12 +33,9 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run model code of the repository.", rich_help_panel=_MODEL)
 ]
 Token = Annotated[str | None, typer.Option(help="Hub token for private or gated repos.", rich_help_panel=_MODEL)]
-Device = Annotated[
-    str | None,
-    typer.Option(help="Such as cpu or cuda:1. Default: the first GPU, else the CPU.", rich_help_panel=_MODEL),
-]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:1. Default: the first GPU, else the CPU.")]
 DtypeOption = Annotated[
-    Dtype | None, typer.Option("--dtype", help="Default: the checkpoint's.", rich_help_panel=_MODEL)
+    Dtype | None, typer.Option("--dtype", help="Number format. Default: the checkpoint's.", rich_help_panel=_MODEL)
 ]
 Tower = Annotated[
     str | None,
@@ -50,16 +48,14 @@ Dataset = Annotated[
     str | None,
     typer.Option(
         help="Folder or files (images, parquet, tar, zip), or Hub id. Default: MODEL's recipe's, or photographs.",
-        rich_help_panel=_IMAGES,
     ),
 ]
-Split = Annotated[str | None, typer.Option(help="Of a data set.", rich_help_panel=_IMAGES)]
-ImageColumn = Annotated[str | None, typer.Option(help="Of a data set.", rich_help_panel=_IMAGES)]
-NumImages = Annotated[int | None, typer.Option(min=1, help="How many at most.", rich_help_panel=_IMAGES)]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(min=1, help="Images in a forward pass. Default: as many as fit.", rich_help_panel=_IMAGES),
+Split = Annotated[str | None, typer.Option(help="Part of the data set, such as train.")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column with the images, if there are several.", rich_help_panel=_IMAGES)
 ]
+NumImages = Annotated[int | None, typer.Option(min=1, help="How many images at most. Default: 500; verify: 48.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images in a forward pass. Default: as many as fit.")]
 
 NormThreshold = Annotated[
     float | None,
@@ -83,10 +79,16 @@ DetectOnPrefix = Annotated[
     bool, typer.Option("--detect-on-prefix", help="Let CLS count as an outlier token.", rich_help_panel=_SEARCH)
 ]
 Rounds = Annotated[
-    int | None, typer.Option(help="How often to look, where outliers are left after the neurons found first.")
+    int | None,
+    typer.Option(
+        help="How often to look, where outliers are left after the neurons found first.", rich_help_panel=_SEARCH
+    ),
 ]
 Budget = Annotated[
-    int | None, typer.Option(help="Forward passes of single images that choosing neurons may cost in one round.")
+    int | None,
+    typer.Option(
+        help="Forward passes of single images that choosing neurons may cost in one round.", rich_help_panel=_SEARCH
+    ),
 ]
 Seed = Annotated[
     int | None,
@@ -94,9 +96,7 @@ Seed = Annotated[
         help="Shuffles the images (a stream: its files), and splits them. Default: in order.", rich_help_panel=_SEARCH
     ),
 ]
-Recipe = Annotated[
-    bool, typer.Option("--recipe", help="Use the published settings of a known MODEL.", rich_help_panel=_SEARCH)
-]
+Recipe = Annotated[bool, typer.Option("--recipe", help="Use the published settings of a known MODEL.")]
 
 Workers = Annotated[
     int | None,
@@ -109,9 +109,7 @@ MaxBadImages = Annotated[
 SaveEvery = Annotated[
     int, typer.Option(min=1, help="Images between two saved states, beside the output.", rich_help_panel=_RUN)
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last state of a killed run.", rich_help_panel=_RUN)
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last state of a killed run.")]
 EarlyStop = Annotated[
     bool,
     typer.Option(
