@@ -79,10 +79,10 @@ def test_the_checkpoint_is_loaded_by_the_lines_that_are_printed_and_verified(cha
 
 
 def test_pictures_show_an_image_in_its_own_proportions(chain, tmp_path, monkeypatch):
-    from ttreg_hf.pictures import picture_files
+    from ttreg_hf.pictures import visualization
 
     seen = []
-    plot = picture_files.plot_before_after
+    plot = visualization.plot_before_after
     monkeypatch.setattr(
         picture_files, "plot_before_after", lambda *args, **rest: seen.append(args) or plot(*args, **rest)
     )

@@ -27,9 +27,20 @@ _VERBS = (
     LazyVerb("list", "list_command:list_checkpoints", "Checkpoints that come with settings or neurons.", _MORE),
     LazyVerb("env", "env_command:env", "Versions and devices, for a report of a problem.", _MORE),
 )
+
+
+class _Verbs(VerbGroup):
+    """All verbs, none of them imported."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for verb in _VERBS:
+            self.add_command(verb)
+
+
 app = typer.Typer(
     name="ttreg",
-    cls=VerbGroup,
+    cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,19 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong usage, 3 refused because of the verdict, 130 interrupted.
     """
+    command = typer.main.get_command(app)
     try:
-        command_line()(None if arguments is None else list(arguments), prog_name="ttreg")
+        command(None if arguments is None else list(arguments), prog_name="ttreg")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
-
-
-def command_line() -> Any:
-    """All verbs, none of them imported."""
-    group: Any = typer.main.get_command(app)
-    for verb in _VERBS:
-        group.add_command(verb)
-    return group
 
 
 def _print_version(wanted: bool) -> None:
