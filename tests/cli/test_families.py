@@ -84,7 +84,7 @@ def test_pictures_show_an_image_in_its_own_proportions(chain, tmp_path, monkeypa
     seen = []
     plot = visualization.plot_before_after
     monkeypatch.setattr(
-        picture_files, "plot_before_after", lambda *args, **rest: seen.append(args) or plot(*args, **rest)
+        visualization, "plot_before_after", lambda *args, **rest: seen.append(args) or plot(*args, **rest)
     )
     images = [chain.folder / "images" / f"{place:02d}.png" for place in range(1, 5)]
     neuron = "{0.layer}/{0.neuron}".format(chain.planted.register_neurons[0])

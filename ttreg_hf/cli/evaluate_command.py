@@ -10,7 +10,7 @@ import typer
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.inputs import model_source, open_model, read_calibration
-from ttreg_hf.cli.printer import Printer, is_first_rank
+from ttreg_hf.cli.printer import Printer, is_first_rank, say_working
 from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ def evaluate(
 
     On many GPUs: `accelerate launch -m ttreg_hf evaluate ...`.
     """
+    say_working("opening the images ...")
     from ttreg_hf.evaluation import evaluation_run
     from ttreg_hf.evaluation.labelled_sources import find_labelled
     from ttreg_hf.evaluation.packages import check_packages
