@@ -62,6 +62,11 @@ def published_register_neurons(name_or_path: str) -> tuple[RegisterNeuron, ...]:
     return tuple(RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in known.register_neurons)
 
 
+def base_name(model: PreTrainedModel) -> str:
+    """Hub id or path of the stock checkpoint that a model, stock or patched, comes from; empty if it has none."""
+    return str(getattr(model.config, "base_model_name_or_path", None) or model.name_or_path or "")
+
+
 def add_test_time_registers(
     model: PreTrainedModel | str | Path,
     register_neurons: FoundNeurons | Iterable[RegisterNeuron | Sequence[int]] | None = None,
@@ -103,7 +108,7 @@ def add_test_time_registers(
     options: dict[str, Any] = dict(_DEFAULTS)
     calibrated_patches = None
     if register_neurons is None:
-        name = model.name_or_path or getattr(model.config, "base_model_name_or_path", None) or ""
+        name = base_name(model)
         register_neurons = published_register_neurons(name)
         known = known_checkpoint(name)
         options |= known.options.settings() if known else {}

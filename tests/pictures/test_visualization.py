@@ -84,6 +84,16 @@ def test_a_calibration_brings_its_block_and_threshold(monkeypatch):
     assert isinstance(result.plot(), Figure)
 
 
+def test_published_settings_are_those_of_the_base_model(tmp_path):
+    stock = planted().model
+    patched = ttreg_hf.add_test_time_registers(stock, planted().register_neurons)
+    patched.config.base_model_name_or_path = "facebook/dinov2-large"
+    patched.save_pretrained(tmp_path)
+    loaded = ttreg_hf.from_pretrained(tmp_path)
+    assert visualization.detection_of(loaded, None)[1] == visualization.detection_of(patched, None)[1] == 150
+    assert visualization.detection_of(stock, None)[1] is None
+
+
 @pytest.mark.parametrize("kind", ["path", "text", "pil", "array"])
 def test_a_checkpoint_may_be_named_and_an_image_be_anything(saved, kind):
     path, photograph = photograph_paths()[0], load_photographs()[0]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.applying import add_test_time_registers, base_name
 from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.loading import model_and_processor
@@ -158,7 +158,7 @@ def patched_form(model: PreTrainedModel, register_neurons: Any = None) -> PreTra
         return add_test_time_registers(model, register_neurons)
     if isinstance(model, TTRegModelMixin):
         return model if model.config.register_neurons else None
-    known = known_checkpoint(str(model.name_or_path))
+    known = known_checkpoint(base_name(model))
     return add_test_time_registers(model) if known is not None and known.register_neurons else None
 
 
@@ -221,7 +221,7 @@ def detection_of(model: PreTrainedModel, register_neurons: Any) -> tuple[int, fl
     """Detection block and norm threshold: of a calibration, else the published ones, else the family's block alone."""
     if isinstance(register_neurons, HasNorms):
         return register_neurons.norms.detection_layer, register_neurons.norms.norm_threshold
-    known = known_checkpoint(str(model.name_or_path))
+    known = known_checkpoint(base_name(model))
     layer, threshold = (None, None) if known is None else (known.recipe.detection_layer, known.recipe.norm_threshold)
     return VisionTower.of(model).default_detection_layer if layer is None else layer, threshold
 
