@@ -178,3 +178,5 @@ def test_a_tower_among_several_is_named():
     np.testing.assert_array_equal(maps.norms, of_tower.norms)
     assert rows_of(ttreg_hf.visualize(model, image, tower=outer.tower)) == 1
     assert rows_of(ttreg_hf.visualize(model, image, [(1, 3)], tower=outer.tower)) == 2
+    patched = ttreg_hf.add_test_time_registers(model, [(1, 3)], tower=outer.tower)
+    assert rows_of(ttreg_hf.visualize(patched, image, tower=outer.tower)) == 2

@@ -77,7 +77,7 @@ def compute_maps(
         processor: image processor; found by the id or path if not given.
         detection_layer: block whose norms are shown, 0-based; negative ones count from the end. `None`: the published
             one, else the family's.
-        tower: dotted path of the vision tower, in a model that holds several.
+        tower: dotted path of the vision tower, in a model that holds several; a patched model keeps its own.
 
     Raises:
         ValueError: unsupported family, no processor, or a layer that the model does not have.
@@ -127,7 +127,7 @@ def visualize(
         norm_threshold: L2 norm at that block above which a patch counts as an outlier token. `None`: that of the
             calibration, else the published one, else none is marked.
         neuron: `(layer, index)` of a neuron to show as well.
-        tower: dotted path of the vision tower, in a model that holds several.
+        tower: dotted path of the vision tower, in a model that holds several; a patched model keeps its own.
         title: first line.
         caption: small print below.
 
@@ -229,7 +229,9 @@ def detection_of(model: PreTrainedModel, register_neurons: Any) -> tuple[int, fl
 def _opened(model_or_id: Any, processor: Any, tower: str | None) -> tuple[PreTrainedModel, Any]:
     """A model with its processor; a patched twin without neurons says which tower is meant, and is the same model."""
     model, processor = model_and_processor(model_or_id, processor)
-    return model if tower is None else add_test_time_registers(model, [], tower=tower), processor
+    if tower is not None and not isinstance(model, TTRegModelMixin):  # a patched model has its own
+        model = add_test_time_registers(model, [], tower=tower)
+    return model, processor
 
 
 def _maps(model: PreTrainedModel, pixel_values: Tensor, detection_layer: int) -> ImageMaps:
