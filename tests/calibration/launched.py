@@ -18,7 +18,7 @@ from gallery import Gallery, named
 from ttreg_hf.calibration.config import RunConfig
 from ttreg_hf.calibration.run_state import StateStore
 from ttreg_hf.cli import main
-from ttreg_hf.images import batches as batches_module
+from ttreg_hf.images import decoding
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.image_source import open_images
 from ttreg_hf.images.processes import Processes
@@ -106,7 +106,7 @@ def _fail_on_rank_1(gallery: Gallery) -> None:
         def fail(*args: Any, **options: Any) -> None:
             raise RuntimeError("this process is out of order")
 
-        batches_module.to_pixel_values = fail
+        decoding.to_pixel_values = fail
 
 
 def _kill_rank_1(gallery: Gallery, *, at: int) -> None:

@@ -84,7 +84,7 @@ def test_folder_without_images(desk, base, verb, dataset, message):
 )
 def test_missing_column_or_split(desk, base, monkeypatch, options, message):
     table = datasets.Dataset.from_dict({"label": [1], "picture": ["x"]})
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, token=None: ["train"])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, config=None, token=None: ["train"])
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: table)
     arguments = ("calibrate", base, "--output", desk / "c", "--dataset", "org/pictures", *options)
     assert message in failure(desk, *arguments)
@@ -93,7 +93,7 @@ def test_missing_column_or_split(desk, base, monkeypatch, options, message):
 def test_unreachable_data_set_names_the_way_out(desk, base, known, monkeypatch):
     known()
 
-    def fail(name, token=None):
+    def fail(name, config=None, token=None):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "get_dataset_split_names", fail)

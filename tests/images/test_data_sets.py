@@ -19,13 +19,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Every data set has the splits `validation` and `test`; `calls` tells what was asked for."""
     calls: list[tuple[Any, ...]] = []
 
-    def load_dataset(name: str, *, split: str, streaming: bool, token: Any) -> str:
-        calls.append((name, split, streaming, token))
+    def load_dataset(name: str, config: str | None, *, split: str, streaming: bool, token: Any) -> str:
+        calls.append((name, config, split, streaming, token))
         return "the stream"
 
     splits = {"with/train": ["test", "train"], "detection-datasets/coco": ["train", "val"]}
     monkeypatch.setattr(
-        datasets, "get_dataset_split_names", lambda name, token: splits.get(name, ["validation", "test"])
+        datasets, "get_dataset_split_names", lambda name, config, token: splits.get(name, ["validation", "test"])
     )
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return calls
@@ -42,7 +42,7 @@ def test_a_path_is_a_folder_or_file(tmp_path, hub):
 
 def test_a_hub_id_is_streamed(hub):
     found = find_images("org/images", image_column="picture", split="test", token="secret")
-    assert hub == [("org/images", "test", True, "secret")]
+    assert hub == [("org/images", None, "test", True, "secret")]
     assert (found.images, found.image_column) == ("the stream", "picture")
     assert found.source == DataSource(repo_id="org/images", split="test")
     assert str(found.source) == "org/images (test)"
@@ -51,7 +51,7 @@ def test_a_hub_id_is_streamed(hub):
 @pytest.mark.parametrize(("name", "split"), [("with/train", "train"), ("org/images", "validation")])
 def test_the_split_left_open_is_train_or_the_first(hub, name, split):
     find_images(name)
-    assert hub[0][:2] == (name, split)
+    assert hub[0][:3] == (name, None, split)
 
 
 def test_a_split_that_does_not_exist_is_refused(hub):
@@ -62,7 +62,7 @@ def test_a_split_that_does_not_exist_is_refused(hub):
 
 def test_the_recipes_data_set_serves_a_known_model(hub):
     found = find_images(None, model="facebook/dinov2-large")
-    assert hub == [("detection-datasets/coco", "val", True, None)]
+    assert hub == [("detection-datasets/coco", None, "val", True, None)]
     assert found.source == DataSource(repo_id="detection-datasets/coco", split="val")
     assert found.image_column == "image"
 

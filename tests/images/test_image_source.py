@@ -13,8 +13,10 @@ from datasets import Image as ImageFeature
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from ttreg_hf.images.batches import BadImage, ImageBatches, _collate
+from ttreg_hf.images.bad_image import BadImage
+from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.decoder import to_pil
+from ttreg_hf.images.decoding import collate
 from ttreg_hf.images.image_source import open_images
 from ttreg_hf.images.pixel_values import to_pixel_values
 
@@ -217,7 +219,9 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
-    with pytest.raises(FileNotFoundError, match=r"The folder .* holds no image\. Give a folder with image files"):
+    with pytest.raises(
+        FileNotFoundError, match=r"The folder .* holds no image, but 1 \.txt\. Give a folder with image"
+    ):
         open_images(tmp_path)
 
 
@@ -288,7 +292,7 @@ def test_a_data_loader_pins_images_of_every_size(monkeypatch):
     """What it does for a GPU, which need not be there for this."""
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tuple(tensor.shape)) or tensor)
-    collated = pin_memory(_collate([(0, torch.zeros(3, 2, 2)), (1, torch.zeros(3, 4, 4)), (2, BadImage("a", "b"))]))
+    collated = pin_memory(collate([(0, torch.zeros(3, 2, 2)), (1, torch.zeros(3, 4, 4)), (2, BadImage("a", "b"))]))
     assert pinned == [(1, 3, 2, 2), (1, 3, 4, 4)]
     assert [batch.places for batch in collated.by_size] == [(0,), (1,)]
     assert collated.bad_images == [(2, BadImage("a", "b"))]

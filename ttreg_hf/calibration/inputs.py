@@ -67,7 +67,9 @@ class Inputs:
             processes=processes,
             workers=decode_workers(device, processes.world) if run.workers is None else run.workers,
             max_bad_share=run.max_bad_share,
+            channels=tower.num_channels,
         )
+        batches.check_same_images()
         if config.batch_size is None:
             batches = batches.of_size(_fitting_batch_size(tower, batches))
         return cls(tower, batches, config)

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from ttreg_hf.images.batches import BadImage
 from ttreg_hf.images.processes import Processes
+from ttreg_hf.images.same_images import StreamDigest, check_same_streams
 from ttreg_hf.measuring.neuron_scores import ScoreStatistics
 
 _NAME = re.compile(r"place-(\d+)-run-(\w+)-rank-\d+-of-(\d+)\.safetensors")
@@ -32,12 +33,14 @@ class RunState:
         statistics: their sums.
         snapshots: sums before places 16, 32, ...
         bad_images: the unreadable ones, by place.
+        stream: what the images were that were read, if they come as a stream.
     """
 
     place: int
     statistics: ScoreStatistics
     snapshots: Mapping[int, ScoreStatistics]
     bad_images: Mapping[int, BadImage]
+    stream: StreamDigest = field(default_factory=StreamDigest)
 
 
 class StateStore:
@@ -73,7 +76,8 @@ class StateStore:
         name = self._name(f"{state.place:012d}")
         unfinished = self.directory / f".{name}.part"
         bad_images = {place: [bad.key, bad.reason] for place, bad in state.bad_images.items()}
-        save_file(tensors, unfinished, metadata={"run": json.dumps(self.run), "bad_images": json.dumps(bad_images)})
+        told = {"run": self.run, "bad_images": bad_images, "stream": asdict(state.stream)}
+        save_file(tensors, unfinished, metadata={name: json.dumps(value) for name, value in told.items()})
         os.replace(unfinished, self.directory / name)
         mine = sorted(self.directory.glob(self._name("*")))
         complete = {file for files in self._complete(self.run_name) for file in files}
@@ -88,22 +92,25 @@ class StateStore:
             empty: statistics of the right shape and device, without images.
 
         Raises:
-            ValueError: a state of another model, other images or other settings.
+            ValueError: a state of another model, other images or other settings, or of processes that saw different
+                images.
         """
         files = self._last_complete() if self.resume else []
         if not files:
             return None
         place = int(files[0].name.split("-")[1])
         states = [self._read(file, place, empty) for file in files]
+        check_same_streams([state.stream for state in states])
+        stream = max((state.stream for state in states), key=lambda stream: stream.place)
         if self.processes.rank > 0:  # the first process has them all
-            return RunState(place, empty.copy(), {count: empty.copy() for count in states[0].snapshots}, {})
+            return RunState(place, empty.copy(), {count: empty.copy() for count in states[0].snapshots}, {}, stream)
         total = states[0]
         for state in states[1:]:
             total.statistics.merge(state.statistics)
             for count, found in state.snapshots.items():
                 total.snapshots[count].merge(found)
         bad_images = {place: bad for state in states for place, bad in state.bad_images.items()}
-        return RunState(place, total.statistics, total.snapshots, bad_images)
+        return RunState(place, total.statistics, total.snapshots, bad_images, stream)
 
     def remove(self) -> None:
         """Delete the states, finished or not, when the run has ended."""
@@ -145,13 +152,13 @@ class StateStore:
     def _read(self, file: Path, place: int, empty: ScoreStatistics) -> RunState:
         device = empty.to_tensor().device
         with safe_open(file, framework="pt") as opened:
-            bad_images = json.loads(opened.metadata()["bad_images"])
+            bad_images, stream = (json.loads(opened.metadata()[name]) for name in ("bad_images", "stream"))
             names: list[str] = list(opened.keys())
             found = {name: empty.from_tensor(opened.get_tensor(name).to(device)) for name in names}
         statistics = found.pop("statistics")
         snapshots = {int(name.removeprefix("snapshot-")): value for name, value in found.items()}
         bad = {int(place): BadImage(*fields) for place, fields in bad_images.items()}
-        return RunState(place, statistics, dict(sorted(snapshots.items())), bad)
+        return RunState(place, statistics, dict(sorted(snapshots.items())), bad, StreamDigest.of_dict(stream))
 
 
 def fingerprint(values: Any) -> str:

@@ -69,6 +69,7 @@ class ScorePass:
         if store is not None and (state := store.load(self.statistics)) is not None:
             start, self.statistics, snapshots = state.place, state.statistics, dict(state.snapshots)
             batches.bad_images.update(state.bad_images)
+            batches.resume_stream(state.stream)
             self.say(f"resumed after {start} images")
         elif store is not None and store.resume:
             self.say(f"nothing to resume in {store.directory}: beginning with the first image")
@@ -83,7 +84,8 @@ class ScorePass:
                         self.stopped_at = cut
                         break
                 if store is not None and cut in saves:
-                    store.save(RunState(cut, self.statistics, snapshots, batches.bad_images))
+                    stream = batches.record.stream
+                    store.save(RunState(cut, self.statistics, snapshots, batches.bad_images, stream))
         if self.stopped_at is None:
             self.statistics = self._so_far()
         return self._merged(snapshots)

@@ -1,6 +1,7 @@
 """`ttreg evaluate`: does it help?"""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -61,6 +62,9 @@ def _column(what: str) -> Any:
 class DataOptions:
     """Images, and what is known about them."""
 
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="NAME", help="Of a data set with several configurations.")
+    ] = None
     split: Annotated[str | None, typer.Option(help="Part of the data set to measure on.")] = None
     train_split: Annotated[str | None, typer.Option(help="Part to learn from, where the task learns.")] = None
     image_column: Annotated[str | None, _column("images")] = None
@@ -214,9 +218,11 @@ def evaluate(
     kind = TASKS[task.value]
     chosen, config = task_options.settings(kind), _config(data_options, seed)
     _check_splits(kind, data_options.split, data_options.train_split)
+    _check_columns(kind, data_options)
     token = model_options.token
-    data, source = find_labelled(dataset, split=data_options.split, token=token)
-    train = find_labelled(dataset, split=data_options.train_split, token=token)[0] if kind.learns else None
+    find = functools.partial(find_labelled, dataset, config=data_options.config, token=token)
+    data, source = find(split=data_options.split)
+    train = find(split=data_options.train_split)[0] if kind.learns else None
     neurons = None if calibration is None else read_calibration(calibration)
 
     processes = Processes.launched(model_options.device)
@@ -309,7 +315,16 @@ def _settings(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
+def _check_columns(kind: Any, data: DataOptions) -> None:
+    """Refuse a column that the task does not read."""
+    for truth in ("mask", "boxes", "label"):
+        if truth not in kind.truths and getattr(data, f"{truth}_column") is not None:
+            raise typer.BadParameter(f"the task {kind.name} reads no {truth}.", param_hint=f"--{truth}-column")
+
+
 def _check_splits(kind: Any, split: str | None, train_split: str | None) -> None:
+    if not kind.learns and train_split is not None:
+        raise typer.BadParameter(f"the task {kind.name} does not learn.", param_hint="--train-split")
     if kind.learns and (split is None or train_split is None or split == train_split):
         raise typer.BadParameter(
             f"the task {kind.name} learns from one split and is measured on another: give both, such as "

@@ -29,7 +29,8 @@ class OpenedImages:
     def describe(self, printer: Printer, num_images: int, *, where: str = "") -> None:
         """The line that says which images are used."""
         count = f"the first {num_images}" if self.available is None else str(self.available)
-        printer.note(f"{where}images: {self.named.source} ({count})")
+        beside = f"; {self.named.note}" if self.named.note else ""
+        printer.note(f"{where}images: {self.named.source} ({count}){beside}")
 
 
 def model_source(name: str, options: ModelOptions, *, device: str | None = None) -> "ModelSource":
@@ -77,6 +78,7 @@ def open_images(
 
     named = find_images(
         options.dataset,
+        config=options.config,
         split=options.split,
         image_column=options.image_column,
         token=token,

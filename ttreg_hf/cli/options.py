@@ -50,6 +50,9 @@ Dataset = Annotated[
         help="Folder or files (images, parquet, tar, zip), or Hub id. Default: MODEL's recipe's, or photographs.",
     ),
 ]
+Config = Annotated[
+    str | None, typer.Option("--config", metavar="NAME", help="Configuration of the data set, if it has several.")
+]
 Split = Annotated[str | None, typer.Option(help="Part of the data set, such as train.")]
 ImageColumn = Annotated[
     str | None, typer.Option(help="Column with the images, if there are several.", rich_help_panel=_IMAGES)
@@ -135,6 +138,7 @@ class ImageOptions:
     """Which images."""
 
     dataset: Dataset = None
+    config: Config = None
     split: Split = None
     image_column: ImageColumn = None
     num_images: NumImages = None

@@ -199,7 +199,9 @@ class _Run:
             processes=self._processes,
             workers=decode_workers(model.device, world) if config.workers is None else config.workers,
             max_bad_share=config.max_bad_share,
+            channels=VisionTower.of(model).num_channels,
         )
+        batches.check_same_images()
         return LabelledBatches(images, batches, self._progress, stage)
 
     def _unreadable(self, images: LabelledBatches) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ttreg_hf.evaluation.ground_truth import BOX_FORMATS, BOXES, LABEL, MASK, Truth, read_boxes, read_mask, size_of
 from ttreg_hf.images.batches import Batch, ImageBatches
+from ttreg_hf.images.columns import has_transform, is_image
+from ttreg_hf.images.decoder import DECODING_FAILURES
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.progress import Progress
 from ttreg_hf.records import check_types
@@ -91,7 +93,11 @@ class LabelledImages:
         return _at(example, self.columns["image"])
 
     def truth(self, place: int) -> Truth:
-        """What is known about an image that was read; it is forgotten then. Images may be asked for in any order."""
+        """What is known about an image that was read; it is forgotten then. Images may be asked for in any order.
+
+        Raises:
+            ValueError: a mask, box or label that is missing or broken.
+        """
         example = self._examples.pop(place)
         known = {kind: _at(example, column) for kind, column in self.columns.items()}
         try:
@@ -101,7 +107,7 @@ class LabelledImages:
                 boxes=read_boxes(known[BOXES], size_of(known["image"]), self._box_format) if BOXES in known else None,
                 label=int(known[LABEL]) if LABEL in known else None,
             )
-        except (TypeError, ValueError) as error:
+        except DECODING_FAILURES as error:
             raise ValueError(f"Image {place} of the data set: {error}") from error
 
 
@@ -126,7 +132,18 @@ class LabelledBatches:
 
     def __iter__(self) -> Iterator[tuple[Batch, list[Truth]]]:
         for batch in self._progress(self._stage, self.batches, self.batches.num_images):
-            yield batch, [self.images.truth(place) for place in batch.places]
+            truths = {row: truth for row, place in enumerate(batch.places) if (truth := self._truth(place))}
+            if truths:
+                kept = batch if len(truths) == len(batch) else batch.only(list(truths))
+                yield kept, list(truths.values())
+
+    def _truth(self, place: int) -> Truth | None:
+        """What is known about an image; one with a broken truth counts as unreadable."""
+        try:
+            return self.images.truth(place)
+        except ValueError as error:
+            self.batches.leave_out(place, error)
+            return None
 
 
 class _Table(Sequence[Any]):
@@ -159,7 +176,10 @@ def _column_names(dataset: Any) -> list[str]:
             f"`data` is one split of a data set, got all of them: {', '.join(dataset)}. Give one, as "
             "`dataset['validation']`."
         )
-    if hasattr(dataset, "features"):
+    if has_transform(dataset):
+        inner = dict(dataset[0])
+        names = list(inner)
+    elif hasattr(dataset, "features"):
         names = list(dataset.features or dataset.column_names or next(iter(dataset), {}))
         inner = {name: dataset.features[name] for name in names} if dataset.features else {}
     elif isinstance(dataset, Sequence) and len(dataset) and isinstance(dataset[0], Mapping):
@@ -199,10 +219,12 @@ def _at(example: Mapping[str, Any], column: str) -> Any:
 
 def _undecoded(dataset: Any, columns: Mapping[str, str]) -> Any:
     """Only the columns that are needed, images as bytes and paths: decoding is done by the workers."""
+    if has_transform(dataset):
+        return dataset
     names = dict.fromkeys(column.partition(".")[0] for column in columns.values())
-    dataset = dataset.select_columns(list(names))
+    dataset = dataset.with_format(None).select_columns(list(names))
     for name in names:
         feature: Any = (dataset.features or {}).get(name)
-        if type(feature).__name__ == "Image":  # of `datasets`, which need not be loaded for this
+        if is_image(feature):
             dataset = dataset.cast_column(name, type(feature)(decode=False))
     return dataset

@@ -38,7 +38,8 @@ class WholeImage:
             for side, patch in zip((images.height, images.width), self._patch_size, strict=True)
         )
         resized = images.resize((width, height), Image.Resampling.BICUBIC)
-        colours = (np.asarray(resized, dtype=np.float32) * self._scale - self._mean) / self._std
+        bytes_HWC = np.asarray(resized, dtype=np.float32).reshape(height, width, -1)
+        colours = (bytes_HWC * self._scale - self._mean) / self._std
         return {"pixel_values": torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()}
 
 

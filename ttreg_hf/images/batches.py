@@ -3,71 +3,31 @@
 Image g of the order belongs to process `g % world`. The main process reads the source, undecoded, in a thread, and
 hands images to the workers; they decode and preprocess. An image that cannot be decoded is left out and remembered.
 Images of one size go through the model together, so none is ever padded.
-
-Letters: `B` images, `H`, `W` height and width in pixels.
 """
 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from ttreg_hf.images.bad_image import BadImage
+from ttreg_hf.images.batch import Batch
+from ttreg_hf.images.decoding import Collated, DecodedImages, collate
 from ttreg_hf.images.image_source import image_key
 from ttreg_hf.images.normalisation import split_normalisation
-from ttreg_hf.images.pixel_values import to_pixel_values
+from ttreg_hf.images.pixel_values import check_channels
 from ttreg_hf.images.prefetch import read_ahead
 from ttreg_hf.images.processes import Processes
+from ttreg_hf.images.same_images import StreamDigest, check_same_sources, check_same_streams, source_told
 
 _MOST_SHOWN = 5
 _READ_AHEAD = 4  # batches, still encoded
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one size.
-
-    Args:
-        pixel_values: `(B, 3, H, W)`.
-        places: of the images in the global order, rising.
-        seen_before: if not `None`, this process has now seen all its images before this place.
-        fill_to: to how many images a forward pass of them is best filled up; 0 for as many as there are. A GPU may
-            round differently for another number of images, and results are not to depend on how images were shared.
-    """
-
-    pixel_values: Tensor
-    places: tuple[int, ...]
-    seen_before: int | None = None
-    fill_to: int = 0
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def only(self, images: Sequence[int]) -> "Batch":
-        """Some of the images, by their rows, rising."""
-        pixel_values, places = self.pixel_values[list(images)], tuple(self.places[image] for image in images)
-        return replace(self, pixel_values=pixel_values, places=places)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same images there; from pinned memory the host does not wait."""
-        return replace(self, pixel_values=self.pixel_values.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """What a `DataLoader` calls."""
-        return replace(self, pixel_values=self.pixel_values.pin_memory())
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """An image that could not be decoded."""
-
-    key: str
-    reason: str
+_COMPARED = 16  # images of a stream, at least, for each process
 
 
 @dataclass
@@ -77,10 +37,12 @@ class ReadRecord:
     Args:
         end: one more than the last place it read.
         bad_images: by place.
+        stream: what the images of a stream were, whichever process's they are.
     """
 
     end: int = 0
     bad_images: dict[int, BadImage] = field(default_factory=dict)
+    stream: StreamDigest = field(default_factory=StreamDigest)
 
 
 class ImageBatches:
@@ -95,6 +57,10 @@ class ImageBatches:
         processes: which of the images are this process's.
         workers: processes that decode; 0 decodes in this one.
         max_bad_share: images that may be bad, as a share of `num_images`, rounded up.
+        channels: that the model takes.
+
+    Raises:
+        ValueError: a processor that gives images of other channels.
     """
 
     def __init__(
@@ -108,9 +74,11 @@ class ImageBatches:
         processes: Processes | None = None,
         workers: int = 0,
         max_bad_share: float = 0.01,
+        channels: int = 3,
     ) -> None:
-        self.source, self.processor = source, processor
-        self._reader, self.normalisation = split_normalisation(processor)
+        check_channels(processor, channels)
+        self.source, self.processor, self.channels = source, processor, channels
+        self._reader, self.normalisation = split_normalisation(processor, channels)
         self.num_images, self.batch_size, self.device = num_images, batch_size, device
         self.processes = processes or Processes()
         self.workers = workers
@@ -129,12 +97,56 @@ class ImageBatches:
         """What all processes have read.
 
         Raises:
-            ValueError: more unreadable images than are allowed.
+            ValueError: more unreadable images than are allowed, or other images on other processes.
         """
         records = self.processes.collect([self.record])
+        check_same_streams([record.stream for record in records])
         bad_images = {index: bad for record in records for index, bad in record.bad_images.items()}
         self.check_bad_images(bad_images)
         return ReadRecord(max(record.end for record in records), dict(sorted(bad_images.items())))
+
+    def check_same_images(self) -> None:
+        """Refuse processes that see different images, before any is decoded: by the first batch, where it is a stream.
+
+        To be called by all of them. What comes later in a stream is compared by `read_by_all`.
+
+        Raises:
+            ValueError: they do.
+        """
+        if self.processes.world == 1:
+            return
+        if _is_indexed(self.source):
+            check_same_sources(self.processes.collect([source_told(self.source)]))
+            return
+        first = self.processes.world * max(self.batch_size, _COMPARED)
+        first_images = self._view(num_images=min(first, self.num_images), start=0, keep=None, record=ReadRecord())
+        for _ in first_images._images():
+            pass
+        check_same_streams(self.processes.collect([first_images.record.stream]))
+
+    def resume_stream(self, digest: StreamDigest) -> None:
+        """Go on with the digest of a run that was killed.
+
+        Raises:
+            ValueError: that run saw other images.
+        """
+        place = self.record.stream.differs_from(digest)
+        if place is not None:
+            raise ValueError(
+                f"`resume` continues a run on the same images, but these differ before image {place}. Give it the "
+                "same ones in the same order, or begin again without it."
+            )
+        if digest.place > self.record.stream.place:
+            self.record.stream = digest
+
+    def leave_out(self, place: int, error: Exception) -> None:
+        """Count an image as unreadable for what is wrong with it beside its pixels.
+
+        Raises:
+            ValueError: there are more than are allowed.
+        """
+        self.bad_images[place] = BadImage.of(image_key(None, place), error)
+        self.check_bad_images(self.bad_images)
 
     def check_bad_images(self, bad_images: Mapping[int, BadImage]) -> None:
         """Refuse more unreadable images than are allowed.
@@ -201,13 +213,13 @@ class ImageBatches:
             for batch in collated.by_size:
                 yield replace(self._on_device(batch), fill_to=self.batch_size if is_filled else 0)
 
-    def _collated(self) -> Iterator["_Collated"]:
+    def _collated(self) -> Iterator[Collated]:
         """What comes from the workers; unreadable images are noted on the way."""
         loader: Any = DataLoader(
-            _Decoded(self._reader),
+            DecodedImages(self._reader, self.channels),
             batch_sampler=_RawBatches(self),
             num_workers=self.workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             pin_memory=self.device.type == "cuda",
         )
         for collated in loader:
@@ -224,11 +236,29 @@ class ImageBatches:
 
     def _images(self) -> Iterator[tuple[int, Any]]:
         """Place and raw image of those that are this process's."""
-        rank, world = self.processes.rank, self.processes.world
-        for place, image in _from_place(self.source, self.start, self.num_images, rank, world):
+        for place, image in self._of_table() if _is_indexed(self.source) else self._of_stream():
             self.record.end = max(self.record.end, place + 1)
             if self.keep is None or self.keep(place):
                 yield place, image
+
+    def _of_table(self) -> Iterator[tuple[int, Any]]:
+        source: Any = self.source
+        rank, world = self.processes.rank, self.processes.world
+        for place in range(self.start + (rank - self.start) % world, min(self.num_images, len(source)), world):
+            yield place, source[place]
+
+    def _of_stream(self) -> Iterator[tuple[int, Any]]:
+        """Goes past the images of other processes, and takes in what they are."""
+        source: Any = self.source
+        rest = source.skip(self.start) if hasattr(source, "skip") else itertools.islice(source, self.start, None)
+        end = self.start
+        for place, image in enumerate(itertools.islice(rest, max(0, self.num_images - self.start)), self.start):
+            self.record.stream = self.record.stream.after(place, image)
+            end = place + 1
+            if place % self.processes.world == self.processes.rank:
+                yield place, image
+        if end < self.num_images:
+            self.record.stream = replace(self.record.stream, length=end)
 
     def _view(self, **changes: Any) -> "ImageBatches":
         view = copy.copy(self)
@@ -251,46 +281,6 @@ class _RawBatches:
             yield batch
 
 
-class _Decoded(Dataset[Any]):
-    """Decodes and preprocesses raw images; runs in the workers."""
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-
-    def __getitem__(self, index: tuple[int, Any]) -> tuple[int, Any]:
-        place, image = index
-        try:
-            return place, to_pixel_values(image, self.processor, name=image_key(image, place))
-        except OSError as error:  # a file that is corrupt, truncated, empty, missing or of another kind
-            return place, BadImage(image_key(image, place), f"{type(error).__name__}: {error}"[:200])
-
-
-class _Collated(NamedTuple):
-    """What a worker made of some raw images; a tuple, so that a `DataLoader` finds what to pin."""
-
-    by_size: list[Batch]
-    bad_images: list[tuple[int, BadImage]]
-
-
-def _collate(items: list[tuple[int, Any]]) -> _Collated:
-    images = {place: found for place, found in items if isinstance(found, Tensor)}
-    sizes = list(dict.fromkeys(image.shape for image in images.values()))
-    batches = []
-    for size in sizes:
-        places = tuple(place for place, image in images.items() if image.shape == size)
-        batches.append(Batch(torch.stack([images[place] for place in places]), places))
-    if batches:
-        batches[-1] = replace(batches[-1], seen_before=1 + max(place for place, _ in items))
-    return _Collated(batches, [(place, found) for place, found in items if isinstance(found, BadImage)])
-
-
-def _from_place(source: Any, start: int, stop: int, rank: int, world: int) -> Iterator[tuple[int, Any]]:
-    """Places `start <= place < stop` with `place % world == rank`, and their images."""
-    first = start + (rank - start) % world
-    if hasattr(source, "__getitem__"):
-        for place in range(first, min(stop, len(source)), world):
-            yield place, source[place]
-        return
-    skipped = source.skip(first) if hasattr(source, "skip") else itertools.islice(source, first, None)
-    places = range(first, stop, world)
-    yield from zip(places, itertools.islice(skipped, 0, None, world), strict=False)
+def _is_indexed(source: Any) -> bool:
+    """Whether images are had by their place, and not one after the other."""
+    return hasattr(source, "__getitem__")

@@ -8,14 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from ttreg_hf.images.data_source import DataSource
-from ttreg_hf.images.decoder import IMAGE_SUFFIXES
+from ttreg_hf.images.folder import BUILDERS, PICTURES, Folder
 from ttreg_hf.images.image_source import open_images
+from ttreg_hf.images.local_files import has_configurations, matching, stream_of_files, streams_of_folder
 from ttreg_hf.images.photographs import photograph_paths
 from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.known.known_checkpoint import KnownCheckpoint
 
-# of `datasets`, by file type
-_BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow", ".zip": "imagefolder"}
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a data set is meant; `None` where it is left open.
+
+    Args:
+        config: configuration, of a data set with several.
+        split: `train` if there is one, else the first one.
+        image_column: found if there is just one with images.
+    """
+
+    config: str | None = None
+    split: str | None = None
+    image_column: str | None = None
+
+    def none_of(self, *names: str, what: str) -> None:
+        """Refuse options that do nothing.
+
+        Raises:
+            ValueError: one was given.
+        """
+        for name in names:
+            if (value := getattr(self, name)) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"`{option}` chooses in a data set, got {value!r} for {what}. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -26,11 +50,13 @@ class NamedImages:
         images: what `calibrate` and `inspect_norms` take.
         source: for people and for the record.
         image_column: column of a data set; `None` where there is none, or it is found by itself.
+        note: what lies beside them and is not used.
     """
 
     images: Any
     source: DataSource
     image_column: str | None = None
+    note: str = ""
 
     @classmethod
     def of(cls, images: Any, image_column: str | None = None) -> "NamedImages":
@@ -47,6 +73,7 @@ class NamedImages:
 def find_images(
     dataset: str | None,
     *,
+    config: str | None = None,
     split: str | None = None,
     image_column: str | None = None,
     token: str | bool | None = None,
@@ -59,6 +86,7 @@ def find_images(
         dataset: folder of images; image file; folder, file or pattern (`shards/*.tar`) of parquet, webdataset tar,
             Arrow or zip files; folder that `save_to_disk` wrote; or Hub id. `None`: the data set recommended for
             `model`, else the photographs.
+        config: configuration of a data set with several.
         split: of a data set; `train` if there is one, else the first one.
         image_column: of a data set.
         token: for a private or gated data set.
@@ -70,80 +98,112 @@ def find_images(
     Raises:
         FileNotFoundError: neither a path nor a data set of this name.
         ConnectionError: the Hub cannot be reached.
-        ValueError: a split that does not exist.
+        ValueError: a configuration or split that does not exist or that the source does not have, or a folder that
+            may be meant in more than one way.
     """
-    if dataset is None:
-        known = known_checkpoint(model) if model else None
-        if known is None:
-            bundled = DataSource(description="the bundled photographs")
-            return _shuffled(NamedImages(photograph_paths(), bundled), seed)
-        found = _recommended(known, token)
-    elif _is_local(dataset):
-        found = _from_path(Path(dataset).expanduser(), dataset, split, image_column)
+    part = Part(config, split, image_column)
+    if dataset is not None:
+        found = _from_path(dataset, part) if is_local(dataset) else _from_hub(dataset, part, token)
+    elif (known := known_checkpoint(model) if model else None) is not None:
+        found = _recommended(known, part, token)
     else:
-        found = _from_hub(dataset, split, image_column, token)
+        part.none_of("config", "split", "image_column", what="the bundled photographs")
+        found = NamedImages(photograph_paths(), DataSource(description="the bundled photographs"))
     return _shuffled(found, seed)
 
 
-def _recommended(known: KnownCheckpoint, token: str | bool | None) -> NamedImages:
+def _recommended(known: KnownCheckpoint, part: Part, token: str | bool | None) -> NamedImages:
     dataset = known.dataset
+    part = replace(part, split=part.split or dataset.split, image_column=part.image_column or dataset.image_column)
     try:
-        return _from_hub(dataset.id, dataset.split, dataset.image_column, token)
+        return _from_hub(dataset.id, part, token)
     except OSError as error:
         raise OSError(
             f"{error}. It is recommended for {known.base_model}; `--dataset FOLDER` takes other images."
         ) from error
 
 
-def _is_local(dataset: str) -> bool:
-    return Path(dataset).exists() or dataset.startswith((".", "/", "~")) or Path(dataset).suffix in _BUILDERS
+def is_local(dataset: str) -> bool:
+    """Whether a path is meant, and no data set of the Hub."""
+    return Path(dataset).exists() or dataset.startswith((".", "/", "~")) or Path(dataset).suffix in BUILDERS
 
 
-def _from_path(path: Path, name: str, split: str | None, image_column: str | None) -> NamedImages:
+def _from_path(name: str, part: Part) -> NamedImages:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(path, name, part)
+    if not path.exists() and path.suffix not in BUILDERS and "*" not in path.name:
+        return NamedImages(path, DataSource(local=name))  # an error where it is opened
+    files = matching(name)
+    part.none_of("config", "split", what=f"the files {name}")
+    suffixes = {file.suffix.lower() for file in files}
+    if suffixes.isdisjoint(BUILDERS):
+        part.none_of("image_column", what=f"the files {name}")
+        return NamedImages(path if files == [path] else files, DataSource(local=name))
+    if len(suffixes) > 1:
+        raise ValueError(f"`--dataset` names files of one kind, got {', '.join(sorted(suffixes))} of {name}.")
+    return NamedImages(stream_of_files(files), DataSource(local=name), part.image_column)
+
+
+def _from_folder(path: Path, name: str, part: Part) -> NamedImages:
     source = DataSource(local=name)
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return _saved_to_disk(path, name, split, image_column)
-    if path.suffix in _BUILDERS and not path.is_dir():
-        import datasets  # loaded only where it is needed: it takes a second
-
-        if not any(path.parent.glob(path.name)):
-            raise FileNotFoundError(f"`--dataset` names files that exist, got {name}. Check the path.")
-        stream = datasets.load_dataset(_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=True)
-        return NamedImages(stream, source, image_column)
-    if path.is_dir() and _holds_tables(path):
-        stream, split = _stream(str(path), split, None)
-        return NamedImages(stream, replace(source, split=split), image_column)
-    return NamedImages(path, source, image_column)
-
-
-def _holds_tables(folder: Path) -> bool:
-    """Whether a folder holds files of a data set, and no images of its own."""
-    suffixes = {path.suffix.lower() for path in folder.rglob("*") if path.is_file()}
-    return not suffixes.isdisjoint(_BUILDERS) and suffixes.isdisjoint(IMAGE_SUFFIXES)
+    if (path / "dataset_dict.json").is_file() or all(
+        (path / file).is_file() for file in ("state.json", "dataset_info.json")
+    ):
+        return _saved_to_disk(path, name, part)
+    if has_configurations(path):
+        found = _from_hub(str(path), part, None)
+        return replace(found, source=replace(found.source, repo_id=None, local=name))
+    folder = Folder.look_into(path)
+    kind = folder.kind()
+    if kind in (None, PICTURES):
+        part.none_of("config", "split", "image_column", what=f"the folder of pictures {name}")
+        return NamedImages(path, source, note=folder.beside(PICTURES))
+    part.none_of("config", what=f"the folder {name}")
+    splits = streams_of_folder(folder, kind)
+    split = chosen_split(part.split, list(splits), name)
+    return NamedImages(splits[split], replace(source, split=split), part.image_column, note=folder.beside(kind))
 
 
-def _saved_to_disk(path: Path, name: str, split: str | None, image_column: str | None) -> NamedImages:
+def _saved_to_disk(path: Path, name: str, part: Part) -> NamedImages:
     import datasets
 
+    part.none_of("config", what=f"the folder {name}, which holds one")
     found: Any = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
-        split = chosen_split(split, [str(known) for known in found], name)
-        return NamedImages(found[split], DataSource(local=name, split=split), image_column)
-    return NamedImages(found, DataSource(local=name), image_column)
+        split = chosen_split(part.split, [str(known) for known in found], name)
+        return NamedImages(found[split], DataSource(local=name, split=split), part.image_column)
+    part.none_of("split", what=f"the folder {name}, which holds one")
+    return NamedImages(found, DataSource(local=name), part.image_column)
 
 
-def _from_hub(repo_id: str, split: str | None, image_column: str | None, token: str | bool | None) -> NamedImages:
-    stream, split = _stream(repo_id, split, token)
-    return NamedImages(stream, DataSource(repo_id=repo_id, split=split), image_column)
-
-
-def _stream(name: str, split: str | None, token: str | bool | None) -> tuple[Any, str]:
-    """A split of a data set on the Hub or in a folder, streamed, and which one it is."""
+def _from_hub(repo_id: str, part: Part, token: str | bool | None) -> NamedImages:
+    """A split of a data set on the Hub, or of a local copy of one, streamed."""
     import datasets
 
-    with _named(name):
-        split = chosen_split(split, datasets.get_dataset_split_names(name, token=token), name)
-        return datasets.load_dataset(name, split=split, streaming=True, token=token), split
+    config = part.config
+    with _named(repo_id):
+        split = chosen_split(part.split, _split_names(repo_id, config, token), repo_id)
+        stream = datasets.load_dataset(repo_id, config, split=split, streaming=True, token=token)
+    return NamedImages(stream, DataSource(repo_id=repo_id, config=config, split=split), part.image_column)
+
+
+def _split_names(name: str, config: str | None, token: str | bool | None) -> list[str]:
+    """The splits of a configuration, or of the one that serves by default.
+
+    Raises:
+        ValueError: a configuration that does not exist, or none of several.
+    """
+    import datasets
+
+    try:
+        return datasets.get_dataset_split_names(name, config, token=token)
+    except ValueError as error:
+        configs = datasets.get_dataset_config_names(name, token=token)
+        if config in configs or (config is None and len(configs) < 2):
+            raise
+        got = "none" if config is None else repr(config)
+        raise ValueError(f"`--config` is one of {', '.join(configs)} for {name}, got {got}.") from error
 
 
 def chosen_split(split: str | None, splits: list[str], name: str) -> str:

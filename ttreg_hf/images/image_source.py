@@ -1,20 +1,24 @@
 """Images from wherever users keep them, one by one.
 
-An image source is a folder, a `datasets` dataset (map-style or streaming), or any iterable of PIL images, uint8 arrays
-`(H, W, 3)`, or float tensors `(3, H, W)` that are used as `pixel_values` as they are.
+An image source is a folder, a `datasets` dataset (map-style or streaming), or any iterable of paths, PIL images, uint8
+arrays `(H, W, C)`, or float tensors `(C, H, W)` that are used as `pixel_values` as they are. The model takes `C`
+channels, 3 as a rule.
 
 Sources give their images undecoded where they can (paths, or dicts of `bytes` and `path`), so that going through them
 is quick and decoding can be done elsewhere.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ttreg_hf.images.decoder import IMAGE_SUFFIXES
+from ttreg_hf.images.bad_image import BadImage
+from ttreg_hf.images.columns import has_transform, undecoded_column
+from ttreg_hf.images.decoder import DECODING_FAILURES
+from ttreg_hf.images.folder import PICTURES, Folder
 
 
 def open_images(images: Any, *, image_column: str | None = None) -> Iterable[Any]:
@@ -36,8 +40,8 @@ def open_images(images: Any, *, image_column: str | None = None) -> Iterable[Any
             "Give one, as `dataset['train']`."
         )
     if hasattr(images, "column_names") or hasattr(images, "features"):
-        dataset, column = _undecoded(images, image_column)
-        return _TableImages(dataset, column) if hasattr(dataset, "__len__") else _StreamImages(dataset, column)
+        dataset, image_of = undecoded_column(images, image_column)
+        return _TableImages(dataset, image_of) if hasattr(dataset, "__len__") else _StreamImages(dataset, image_of)
     if isinstance(images, Tensor) and images.ndim == 4:
         return list(images)
     if isinstance(images, Iterator):
@@ -56,6 +60,8 @@ def image_key(image: Any, place: int) -> str:
         return str(image)
     if isinstance(image, dict) and image.get("path"):
         return str(image["path"])
+    if isinstance(image, BadImage):
+        return image.key
     return f"image {place}"
 
 
@@ -67,13 +73,8 @@ class _FolderImages(Sequence[Path]):
             raise FileNotFoundError(
                 f"`images` names a folder or an image file, but {folder} does not exist. Check the path."
             )
-        found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        self.paths = [folder] if folder.is_file() else sorted(found)
-        if not self.paths:
-            raise FileNotFoundError(
-                f"The folder {folder} holds no image. Give a folder with image files (for example .jpg or .png); "
-                "sub-folders are searched too."
-            )
+        self.folder = folder
+        self.paths = (folder,) if folder.is_file() else _pictures(folder)
 
     def __getitem__(self, place: Any) -> Any:
         return self.paths[place]
@@ -82,14 +83,35 @@ class _FolderImages(Sequence[Path]):
         return len(self.paths)
 
 
+def _pictures(path: Path) -> tuple[Path, ...]:
+    folder = Folder.look_into(path)
+    kind = folder.kind()
+    if kind == PICTURES:
+        return folder.files[PICTURES]
+    if kind is None:
+        raise FileNotFoundError(
+            f"The folder {path} holds no image, but {folder.described()}. Give a folder with image files (for example "
+            ".jpg or .png); sub-folders are searched too, hidden ones are not."
+        )
+    raise ValueError(
+        f"The folder {path} holds a data set ({folder.described()}). Give what `datasets.load_dataset` makes of it."
+    )
+
+
 class _TableImages(Sequence[Any]):
     """The image column of a map-style data set."""
 
-    def __init__(self, dataset: Any, column: str) -> None:
-        self.dataset, self.column = dataset, column
+    def __init__(self, dataset: Any, image_of: Callable[[Any], Any]) -> None:
+        self.dataset, self.image_of = dataset, image_of
 
     def __getitem__(self, place: Any) -> Any:
-        return self.dataset[place][self.column]
+        if not has_transform(self.dataset):
+            return self.image_of(self.dataset[place])
+        try:
+            row = self.dataset[place]  # decoded by `datasets` and changed by the user
+        except DECODING_FAILURES as error:
+            return BadImage.of(f"image {place}", error)
+        return self.image_of(row)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -98,43 +120,30 @@ class _TableImages(Sequence[Any]):
 class _StreamImages:
     """The image column of a streaming data set."""
 
-    def __init__(self, dataset: Any, column: str) -> None:
-        self.dataset, self.column = dataset, column
+    def __init__(self, dataset: Any, image_of: Callable[[Any], Any]) -> None:
+        self.dataset, self.image_of = dataset, image_of
 
     def __iter__(self) -> Iterator[Any]:
-        for example in self.dataset:
-            yield example[self.column]
+        try:
+            for row in self.dataset:
+                yield self.image_of(row)
+        except OSError as error:
+            if not _is_of_an_image(error):
+                raise
+            raise ValueError(
+                f"An image of the data set cannot be read ({error}), and a stream that decodes by itself, as one "
+                "behind `map`, ends there. Before that, have it undecoded: "
+                "`dataset.cast_column('image', datasets.Image(decode=False))`."
+            ) from error
 
     def skip(self, count: int) -> "_StreamImages":
         """Without the first images; a stream that knows how skips them unread."""
-        return _StreamImages(self.dataset.skip(count), self.column)
+        return _StreamImages(self.dataset.skip(count), self.image_of)
 
 
-def _undecoded(dataset: Any, image_column: str | None) -> tuple[Any, str]:
-    """A data set whose image column gives bytes and paths, and that column's name."""
-    column = image_column or _find_image_column(dataset)
-    names = dataset.column_names
-    if names is not None and column not in names:
-        raise ValueError(f"`image_column` is a column of the data set, got {column!r}. It has {', '.join(names)}.")
-    feature: Any = (dataset.features or {}).get(column)
-    if _is_image(feature):
-        dataset = dataset.cast_column(column, type(feature)(decode=False))
-    return dataset, column
-
-
-def _find_image_column(dataset: Any) -> str:
-    features = dataset.features or {}
-    found = [name for name, feature in features.items() if _is_image(feature)]
-    if len(found) == 1:
-        return found[0]
-    names = dataset.column_names or []
-    if not found and "image" in names:
-        return "image"
-    raise ValueError(
-        f"The data set needs one image column, got {', '.join(found) or 'none'}; its columns are "
-        f"{', '.join(names) or 'not named'}. "
-        "Name it with `image_column` (`--image-column`)."
-    )
+def _is_of_an_image(error: OSError) -> bool:
+    """Whether Pillow raised it, and not a file system or a network."""
+    return error.errno is None and not isinstance(error, (ConnectionError, TimeoutError))
 
 
 class _Remembered:
@@ -152,7 +161,3 @@ class _Remembered:
                 except StopIteration:
                     return
             yield self._seen[place]
-
-
-def _is_image(feature: Any) -> bool:
-    return type(feature).__name__ == "Image"  # of `datasets`, which need not be installed or loaded for this

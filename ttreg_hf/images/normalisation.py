@@ -3,7 +3,7 @@
 Rescaling and normalising look at one value at a time, so they can wait until a whole batch is on the device, a quarter
 of its size. This is done only where it is bitwise what the processor itself gives.
 
-Letters: `B` images, `H`, `W` height and width in pixels.
+Letters: `B` images, `C` channels, `H`, `W` height and width in pixels.
 """
 
 import functools
@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ttreg_hf.images.pixel_values import to_pixel_values
+from ttreg_hf.images.decoder import MODES
+from ttreg_hf.images.pixel_values import to_pixel_values, whole_view
 
 _SETTINGS = ("rescale_factor", "image_mean", "image_std")
 _SIDE = 112  # whole patches of 14 and of 16 pixels, which a processor may ask for
@@ -35,25 +36,34 @@ class Normalisation:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
 
-    def __call__(self, pixels_B3HW: Tensor) -> Tensor:
+    def __call__(self, pixels_BCHW: Tensor) -> Tensor:
         """Bytes -> float32 `pixel_values` of the same shape, in the order and precision of transformers."""
         mean, std = (
-            pixels_B3HW.new_tensor(values, dtype=torch.float32) for values in (self.image_mean, self.image_std)
+            pixels_BCHW.new_tensor(values, dtype=torch.float32) for values in (self.image_mean, self.image_std)
         )
-        scaled_B3HW = (pixels_B3HW.double() * self.rescale_factor).float()
-        return (scaled_B3HW - mean[:, None, None]) / std[:, None, None]
+        scaled_BCHW = (pixels_BCHW.double() * self.rescale_factor).float()
+        return (scaled_BCHW - mean[:, None, None]) / std[:, None, None]
 
 
-def split_normalisation(processor: Any) -> tuple[Any, Normalisation | None]:
-    """A processor that leaves out its last steps, and these; the given one and `None` where they cannot be split."""
-    if not all(getattr(processor, name, None) for name in (*_SETTINGS, "do_rescale", "do_normalize")):
+def split_normalisation(processor: Any, channels: int = 3) -> tuple[Any, Normalisation | None]:
+    """A processor that leaves out its last steps, and these; the given one and `None` where they cannot be split.
+
+    Args:
+        processor: a transformers image processor, or anything else that makes `pixel_values`.
+        channels: that it gives.
+    """
+    can_be_split = channels in MODES and all(
+        getattr(processor, name, None) for name in (*_SETTINGS, "do_rescale", "do_normalize")
+    )
+    if not can_be_split:
         return processor, None
     left = Normalisation(processor.rescale_factor, tuple(processor.image_mean), tuple(processor.image_std))
-    without = functools.partial(processor, do_rescale=False, do_normalize=False)
-    probe = _every_value()
+    without = functools.partial(processor, do_rescale=False, do_normalize=False, **whole_view(processor))
+    probe = _every_value().convert(MODES[channels])
     try:
-        pixels, expected = to_pixel_values(probe, without), to_pixel_values(probe, processor)
-    except ValueError:  # it takes no image of this size
+        pixels = to_pixel_values(probe, without, channels=channels)
+        expected = to_pixel_values(probe, processor, channels=channels)
+    except (OSError, ValueError):  # it takes no image of this size
         return processor, None
     if pixels.dtype == torch.uint8 and torch.equal(left(pixels), expected):
         return without, left

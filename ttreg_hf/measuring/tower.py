@@ -1,6 +1,6 @@
 """A model's vision tower: its parts, its token layout and its widths, asked for once and handed on.
 
-Letters: `B` images, `T` tokens, `N` patches, `H`, `W` height and width in pixels.
+Letters: `B` images, `C` channels, `T` tokens, `N` patches, `H`, `W` height and width in pixels.
 """
 
 import inspect
@@ -102,6 +102,11 @@ class VisionTower:
         return tuple(projection.in_features for projection in self.down_projections)
 
     @property
+    def num_channels(self) -> int:
+        """Of the images that it takes."""
+        return getattr(self.trunk.config, "num_channels", 3)  # BLIP-2 has no such field
+
+    @property
     def layout(self) -> TokenLayout:
         """Layout of the tokens between the blocks now, test-time registers included."""
         if isinstance(self.model, TTRegModelMixin) and self.model.registers.active:
@@ -157,7 +162,7 @@ class VisionTower:
         """What the trunk takes to see images of one size.
 
         Args:
-            pixel_values: `(B, 3, H, W)`; any size of whole patches.
+            pixel_values: `(B, C, H, W)`; any size of whole patches.
 
         Returns:
             Arguments of the trunk's `forward`, on its device and in its dtype; SigLIP 2 (NaFlex) reads flattened
@@ -195,10 +200,10 @@ class VisionTower:
                 f"{type(self.model).__name__} takes images of whole patches of {height} x {width} pixels, got "
                 f"{pixels.shape[-2]} x {pixels.shape[-1]}. Use the checkpoint's own image processor."
             )
-        patches = pixels.unfold(2, height, height).unfold(3, width, width)  # (B, 3, h, w, p, p)
+        patches = pixels.unfold(2, height, height).unfold(3, width, width)  # (B, C, h, w, p, p)
         count, grid = len(patches), patches.shape[2:4]
         return {
-            "pixel_values": patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2),  # (B, N, p * p * 3)
+            "pixel_values": patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2),  # (B, N, p * p * C)
             "pixel_attention_mask": pixels.new_ones(count, grid[0] * grid[1], dtype=torch.long),
             "spatial_shapes": torch.tensor([list(grid)] * count, device=pixels.device),
         }

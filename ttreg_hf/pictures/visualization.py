@@ -73,7 +73,7 @@ def compute_maps(
 
     Args:
         model_or_id: any model with a supported vision tower in it, stock or patched; or its Hub id or path.
-        image: path, PIL image, uint8 array, or float tensor `(3, H, W)`, which is used as `pixel_values` as it is.
+        image: path, PIL image, uint8 array, or float tensor `(C, H, W)`, which is used as `pixel_values` as it is.
         processor: image processor; found by the id or path if not given.
         detection_layer: block whose norms are shown, 0-based; negative ones count from the end. `None`: the published
             one, else the family's.
@@ -83,7 +83,7 @@ def compute_maps(
         ValueError: unsupported family, no processor, or a layer that the model does not have.
     """
     model, processor = _opened(model_or_id, processor, tower)
-    pixel_values = to_pixel_values(image, processor)
+    pixel_values = to_pixel_values(image, processor, channels=VisionTower.of(model).num_channels)
     layer = detection_of(model, None)[0] if detection_layer is None else detection_layer
     (maps,) = image_maps(model, pixel_values.unsqueeze(0), detection_layer=layer, rollout=True)
     assert maps.rollout is not None  # it was asked for
@@ -119,7 +119,7 @@ def visualize(
 
     Args:
         model_or_id: any model with a supported vision tower in it, stock or patched; or its Hub id or path.
-        image: path, PIL image, uint8 array, or float tensor `(3, H, W)`, which is used as `pixel_values` as it is.
+        image: path, PIL image, uint8 array, or float tensor `(C, H, W)`, which is used as `pixel_values` as it is.
         register_neurons: as in `add_test_time_registers`, such as a `CalibrationResult`.
         processor: image processor; found by the id or path if not given.
         detection_layer: block whose norms are shown, 0-based; negative ones count from the end. `None`: the one of the
@@ -188,7 +188,8 @@ def draw_image(
         caption: likewise.
     """
     stock = add_test_time_registers(base, []) if isinstance(base, TTRegModelMixin) else base
-    pixel_values = to_pixel_values(image, processor, name=title or "the image")
+    channels = VisionTower.of(base).num_channels
+    pixel_values = to_pixel_values(image, processor, name=title or "the image", channels=channels)
     before = _maps(stock, pixel_values, detection_layer)
     if neuron is not None:
         before = replace(before, neuron_activation=neuron_maps(stock, pixel_values.unsqueeze(0), neuron)[0])
@@ -204,9 +205,10 @@ def draw_image(
 
 
 def seen_photograph(pixel_values: Tensor, processor: Any) -> np.ndarray:
-    """What the model sees, as an image again: `(3, H, W)` -> `(H, W, 3)` array from 0 to 1.
+    """What the model sees, as an image again: `(C, H, W)` -> `(H, W, 3)` array from 0 to 1.
 
-    Without a processor that says how it was normalised, its lowest value becomes black and its highest white.
+    Without a processor that says how it was normalised, its lowest value becomes black and its highest white. One
+    channel is shown in grey, and of more than three the first three as red, green and blue.
     """
     mean, deviation = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
     if processor is None:
@@ -214,7 +216,9 @@ def seen_photograph(pixel_values: Tensor, processor: Any) -> np.ndarray:
         pixel_values = (pixel_values - low) / (high - low).clamp(min=1e-12)
     elif getattr(processor, "do_normalize", False) and mean is not None and deviation is not None:
         pixel_values = pixel_values * torch.tensor(deviation)[:, None, None] + torch.tensor(mean)[:, None, None]
-    return pixel_values.float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    if len(pixel_values) < 3:
+        pixel_values = pixel_values[:1].expand(3, -1, -1)
+    return pixel_values[:3].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
 
 def detection_of(model: PreTrainedModel, register_neurons: Any) -> tuple[int, float | None]:

@@ -15,6 +15,7 @@ from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.image_source import open_images
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
 from ttreg_hf.loading import model_and_processor
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.report.charts import figures_of
 from ttreg_hf.report.neuron_switch import record_switch
 from ttreg_hf.report.page import render_page
@@ -98,6 +99,7 @@ def _all_images(
         batch_size=1,
         device=model.device,
         max_bad_share=run.max_bad_share,
+        channels=VisionTower.of(model).num_channels,
     )
 
 

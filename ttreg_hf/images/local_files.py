@@ -1,0 +1,71 @@
+"""Files on this machine as streams of `datasets`: parquet, tars, Arrow and zip files, in splits as they are named."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ttreg_hf.images.folder import BUILDERS, PICTURES, Folder
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files of a pattern such as `shards/*.tar`, or the one that is named; sorted.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(pattern).expanduser()
+    found = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    if not found:
+        raise FileNotFoundError(f"`--dataset` names files that exist, got {pattern}. Check the path.")
+    return found
+
+
+def stream_of_files(files: Sequence[Path]) -> Any:
+    """Files of one kind as one stream."""
+    import datasets  # loaded only where it is needed: it takes a second
+
+    names = [str(file) for file in files]
+    return datasets.load_dataset(BUILDERS[files[0].suffix.lower()], data_files=names, split="train", streaming=True)
+
+
+def streams_of_folder(folder: Folder, kind: str) -> dict[str, Any]:
+    """The splits of a folder that is of this kind, as streams; nothing else in it is read.
+
+    Args:
+        folder: that was looked into.
+        kind: a suffix of `BUILDERS`; or pictures, with metadata and with labels named as their folders.
+    """
+    import datasets
+
+    builder = "imagefolder" if kind == PICTURES else BUILDERS[kind]
+    metadata = tuple(folder.path.rglob("metadata.*")) if kind == PICTURES else ()
+    files = _by_split(folder, folder.files[kind], metadata)
+    splits = datasets.load_dataset(builder, data_files=files, streaming=True)
+    return {str(split): stream for split, stream in splits.items()}
+
+
+def _by_split(folder: Folder, files: Sequence[Path], metadata: Sequence[Path]) -> dict[str, list[str]]:
+    """Which files are of which split, by the rules of `datasets`; all of one where these do not cover them."""
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    base, wanted = str(folder.path.absolute()), {str(file.absolute()) for file in files}
+    found = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
+    beside = {str(file.absolute()) for file in metadata}
+    splits = {split: sorted(wanted & set(names)) for split, names in found.items()}
+    splits = {split: names + sorted(beside & set(found[split])) for split, names in splits.items() if names}
+    covered = {name for names in splits.values() for name in names}
+    return splits if wanted <= covered else {"train": sorted(wanted) + sorted(beside)}
+
+
+def has_configurations(path: Path) -> bool:
+    """Whether a folder is a copy of a data set of the Hub whose card says which files belong together."""
+    from huggingface_hub import DatasetCard
+
+    card = path / "README.md"
+    if not card.is_file():
+        return False
+    try:
+        return bool(DatasetCard.load(card).data.to_dict().get("configs"))
+    except (ValueError, OSError):  # a README of another kind
+        return False
