@@ -143,6 +143,87 @@ def test_a_seed_writes_nothing_beside_a_table(gallery):
     assert sorted((gallery.root / "on disk").iterdir()) == before
 
 
+@pytest.mark.parametrize("option", ["config", "split", "image_column"])
+@pytest.mark.parametrize("source", ["folder", "folder/0000.png", "folder/*.png", None])
+def test_an_option_that_does_nothing_for_pictures_is_refused(gallery, source, option):
+    given = None if source is None else str(gallery.root / source)
+    name = f"--{option.replace('_', '-')}"
+    with pytest.raises(ValueError, match=rf"`{name}` chooses in a data set, got 'x' for the .*\. Leave it out"):
+        find_images(given, **{option: "x"})
+
+
+@pytest.mark.parametrize("option", ["config", "split"])
+@pytest.mark.parametrize("source", ["whole.parquet", "tars/*.tar", "on disk"])
+def test_an_option_that_does_nothing_for_files_is_refused(gallery, source, option):
+    with pytest.raises(ValueError, match=rf"`--{option}` chooses in a data set, got 'x' for the "):
+        find_images(str(gallery.root / source), **{option: "x"})
+
+
+def test_the_recipes_part_can_be_changed(hub):
+    found = find_images(None, model="facebook/dinov2-large", split="train", image_column="photo")
+    assert hub == [("detection-datasets/coco", None, "train", True, None)]
+    assert found.image_column == "photo"
+
+
+CARD = """---
+configs:
+- config_name: large
+  data_files:
+  - split: train
+    path: part-0.parquet
+  - split: test
+    path: part-1.parquet
+- config_name: small
+  data_files:
+  - split: val
+    path: part-2.parquet
+---
+"""
+
+
+@pytest.fixture
+def copy_of_hub(gallery: Gallery, tmp_path: Path) -> Path:
+    """A data set with two configurations, as it is downloaded."""
+    for file in (gallery.root / "parquet 4").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "README.md").write_text(CARD)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "split", "count", "used"),
+    [("large", None, EVEN[0], "train"), ("large", "test", EVEN[1], "test"), ("small", None, EVEN[2], "val")],
+)
+def test_a_configuration_is_chosen_by_its_name(copy_of_hub, config, split, count, used):
+    found = find_images(str(copy_of_hub), config=config, split=split)
+    assert len(_keys(found.images)) == count
+    assert found.source == DataSource(local=str(copy_of_hub), config=config, split=used)
+
+
+@pytest.mark.parametrize(("config", "got"), [(None, "none"), ("huge", "'huge'")])
+def test_a_configuration_left_open_or_unknown_is_refused_with_the_names(copy_of_hub, config, got):
+    with pytest.raises(ValueError, match=rf"`--config` is one of large, small for {copy_of_hub}, got {got}\."):
+        find_images(str(copy_of_hub), config=config)
+
+
+def test_a_configuration_that_serves_by_default_need_not_be_named(copy_of_hub):
+    (copy_of_hub / "README.md").write_text(CARD.replace("config_name: small", "config_name: small\n  default: true"))
+    assert len(_keys(find_images(str(copy_of_hub)).images)) == EVEN[2]
+
+
+def test_a_configuration_of_the_hub_is_asked_for(hub):
+    found = find_images("org/images", config="large")
+    assert hub == [("org/images", "large", "validation", True, None)]
+    assert str(found.source) == "org/images (large, validation)"
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "photos/*", "photos/one.jpg"])
+def test_what_is_no_name_on_the_hub_is_a_path(hub, name):
+    with pytest.raises(FileNotFoundError):
+        open_images(find_images(name).images)
+    assert hub == []
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "message"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttreg_hf.images.data_source import DataSource
+from ttreg_hf.images.decoder import IMAGE_SUFFIXES
 from ttreg_hf.images.folder import BUILDERS, PICTURES, Folder
 from ttreg_hf.images.image_source import open_images
 from ttreg_hf.images.local_files import has_configurations, matching, stream_of_files, streams_of_folder
@@ -125,7 +126,8 @@ def _recommended(known: KnownCheckpoint, part: Part, token: str | bool | None) -
 
 def is_local(dataset: str) -> bool:
     """Whether a path is meant, and no data set of the Hub."""
-    return Path(dataset).exists() or dataset.startswith((".", "/", "~")) or Path(dataset).suffix in BUILDERS
+    is_no_id = dataset.count("/") > 1 or "*" in dataset or dataset.startswith((".", "/", "~"))
+    return is_no_id or Path(dataset).exists() or Path(dataset).suffix.lower() in (*BUILDERS, *IMAGE_SUFFIXES)
 
 
 def _from_path(name: str, part: Part) -> NamedImages:
@@ -253,7 +255,7 @@ def _shuffled(found: NamedImages, seed: int | None) -> NamedImages:
     images, source = found.images, replace(found.source, seed=seed)
     if not hasattr(images, "shuffle"):
         paths = list(open_images(images))
-        return NamedImages(random.Random(seed).sample(paths, len(paths)), source)
+        return replace(found, images=random.Random(seed).sample(paths, len(paths)), source=source)
     if hasattr(images, "__len__"):  # a table: its rows; the order is not written beside its files
         return replace(found, images=images.shuffle(seed=seed, keep_in_memory=True), source=source)
     # a buffer of one, fed by one file at a time, keeps the images of a file together and in order

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ttreg_hf.images.folder import BUILDERS, PICTURES, Folder
+from ttreg_hf.images.decoder import IMAGE_SUFFIXES
+from ttreg_hf.images.folder import BUILDERS, PICTURES, Folder, is_hidden
+
+_ZIP = ".zip"
 
 
 def matching(pattern: str) -> list[Path]:
@@ -25,8 +28,9 @@ def stream_of_files(files: Sequence[Path]) -> Any:
     """Files of one kind as one stream."""
     import datasets  # loaded only where it is needed: it takes a second
 
-    names = [str(file) for file in files]
-    return datasets.load_dataset(BUILDERS[files[0].suffix.lower()], data_files=names, split="train", streaming=True)
+    names, suffix = [str(file) for file in files], files[0].suffix.lower()
+    stream = datasets.load_dataset(BUILDERS[suffix], data_files=names, split="train", streaming=True)
+    return _pictures_of(stream) if suffix == _ZIP else stream
 
 
 def streams_of_folder(folder: Folder, kind: str) -> dict[str, Any]:
@@ -42,7 +46,20 @@ def streams_of_folder(folder: Folder, kind: str) -> dict[str, Any]:
     metadata = tuple(folder.path.rglob("metadata.*")) if kind == PICTURES else ()
     files = _by_split(folder, folder.files[kind], metadata)
     splits = datasets.load_dataset(builder, data_files=files, streaming=True)
-    return {str(split): stream for split, stream in splits.items()}
+    return {str(split): _pictures_of(stream) if kind == _ZIP else stream for split, stream in splits.items()}
+
+
+def _pictures_of(stream: Any) -> Any:
+    """Of an archive, undecoded: without documents, and without what macOS puts beside each file."""
+    import datasets
+
+    undecoded = stream.cast_column("image", datasets.Image(decode=False))
+    return undecoded.filter(_is_picture)
+
+
+def _is_picture(row: dict[str, Any]) -> bool:
+    place = Path(row["image"]["path"].split("::")[0].partition("://")[2])
+    return place.suffix.lower() in IMAGE_SUFFIXES and not any(map(is_hidden, place.parts))
 
 
 def _by_split(folder: Folder, files: Sequence[Path], metadata: Sequence[Path]) -> dict[str, list[str]]:
@@ -60,12 +77,10 @@ def _by_split(folder: Folder, files: Sequence[Path], metadata: Sequence[Path]) -
 
 def has_configurations(path: Path) -> bool:
     """Whether a folder is a copy of a data set of the Hub whose card says which files belong together."""
-    from huggingface_hub import DatasetCard
+    from huggingface_hub.repocard import metadata_load
 
     card = path / "README.md"
-    if not card.is_file():
-        return False
     try:
-        return bool(DatasetCard.load(card).data.to_dict().get("configs"))
-    except (ValueError, OSError):  # a README of another kind
+        return card.is_file() and bool((metadata_load(card) or {}).get("configs"))
+    except ValueError:  # a README of another kind
         return False
