@@ -105,7 +105,7 @@ class _TableImages(Sequence[Any]):
         self.dataset, self.image_of = dataset, image_of
 
     def __getitem__(self, place: Any) -> Any:
-        if not has_transform(self.dataset):
+        if not has_transform(self.dataset) or place >= len(self):
             return self.image_of(self.dataset[place])
         try:
             row = self.dataset[place]  # decoded by `datasets` and changed by the user
