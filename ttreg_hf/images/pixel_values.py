@@ -12,6 +12,7 @@ from torch import Tensor
 from ttreg_hf.images.decoder import MODES, is_missing, to_pil
 
 _VIEWS = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")  # options that cut a photograph into several
+_DONE = ("do_convert_rgb",)  # an image has the model's channels before its processor sees it
 _PROCESSOR_FAILURES = (ValueError, RuntimeError, ArithmeticError, LookupError)
 
 
@@ -58,8 +59,8 @@ def to_pixel_values(image: Any, processor: Any, *, name: str = "the image", chan
 
 
 def whole_view(processor: Any) -> dict[str, bool]:
-    """Options that keep a processor from cutting a photograph into several views."""
-    return {name: False for name in _VIEWS if getattr(processor, name, None)}
+    """Options that keep a processor from cutting a photograph into several views, and from changing its channels."""
+    return {name: False for name in (*_VIEWS, *_DONE) if getattr(processor, name, None)}
 
 
 def check_channels(processor: Any, channels: int) -> None:
