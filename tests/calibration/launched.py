@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 from accelerate import Accelerator
 from brief import calibrate_briefly
+from datasets.distributed import split_dataset_by_node
 from gallery import Gallery, named
 
 from ttreg_hf.calibration.config import RunConfig
@@ -92,6 +94,41 @@ def _tell_places(gallery: Gallery, *, output: str, kind: str, batch_size: int, w
     accelerator.wait_for_everyone()
 
 
+def _refused_images(gallery: Gallery, *, output: str, kind: str, how: str) -> None:
+    """Each process sees other images; both write what they are told."""
+    accelerator = Accelerator(cpu=True)
+    images, rank = gallery.images(kind), accelerator.process_index
+    if how == "split already":
+        images = split_dataset_by_node(images, rank, accelerator.num_processes)
+    if how == "shuffled without a seed":
+        images = images.shuffle(seed=rank)
+    if how == "late":
+        images = _late_exchange(images, rank)
+    run = RunConfig(state_directory=Path(output + ".state"), save_every=6)
+    try:
+        calibrate_briefly(
+            load_model(str(gallery.model)),
+            named(images),
+            config=gallery.config(),
+            processor=load_processor(str(gallery.model)),
+            accelerator=accelerator,
+            run=run,
+        )
+        told = "nothing"
+    except ValueError as error:
+        told = str(error)
+    Path(f"{output}-{rank}.json").write_text(json.dumps(told))
+    accelerator.wait_for_everyone()
+
+
+def _late_exchange(images: Any, rank: int) -> Any:
+    """The same for all, but the last two of the first 20 images on the second process."""
+    rows = list(images)
+    if rank == 1:
+        rows[18], rows[19] = rows[19], rows[18]
+    return datasets.IterableDataset.from_generator(lambda: iter(rows), features=images.features)
+
+
 def _command(gallery: Gallery, *, arguments: list[str], code: int = 0) -> None:
     """`ttreg`."""
     ended = main(arguments)
@@ -137,6 +174,7 @@ def _breaking(place: int) -> Any:
 _TASKS = {
     "calibrate": _calibrate,
     "tell places": _tell_places,
+    "refused images": _refused_images,
     "command": _command,
     "fail on rank 1": _fail_on_rank_1,
     "kill rank 1": _kill_rank_1,

@@ -23,6 +23,14 @@ BATCH_SIZES, WORKERS = (1, 7, None), (0, 1, 2)
 MATRIX = {kind: (BATCH_SIZES[place % 3], WORKERS[(place + place // 3) % 3]) for place, kind in enumerate(KINDS)}
 WITH_THREE = ("parquet 3", "tars", "folder")
 SAVE_EVERY = 6
+DIFFERENT = {
+    ("tars", "split already"): "differ before image 1",
+    ("parquet 4", "split already"): "differ before image 1",
+    ("on disk", "split already"): "differ in length: 12 and 11",
+    ("parquet 4", "shuffled without a seed"): "differ before image 1",
+    ("on disk", "shuffled without a seed"): "differ in images",
+    ("parquet 3", "late"): "differ before image 20",
+}
 
 
 def calibrate_alone(
@@ -80,6 +88,10 @@ def by_two(launch: Any, gallery: Gallery, desk: Path) -> subprocess.CompletedPro
         {"do": "calibrate", "config": {"num_images": 1}, "output": desk / "2 one image"},
         {"do": "tell places", "kind": "tars", "batch_size": 3, "workers": 0, "output": desk / "2 places 0"},
         {"do": "tell places", "kind": "parquet 3", "batch_size": 4, "workers": 2, "output": desk / "2 places 2"},
+    ]
+    tasks += [
+        {"do": "refused images", "kind": kind, "how": how, "output": desk / f"2 {kind} {how}"}
+        for kind, how in DIFFERENT
     ]
     more = ["--num-images", "40", "--batch-size", "8", *explicit(gallery)]
     break_after(gallery, 2 * SAVE_EVERY, desk / "state of 1")
@@ -221,6 +233,14 @@ def test_image_g_belongs_to_rank_g_modulo_world(by_two, desk, workers):
         world, places = json.loads((desk / f"2 places {workers}-{rank}.json").read_text())
         assert world == 2  # processes that know of each other, not one twice
         assert places == list(range(rank, 20, 2))
+
+
+@pytest.mark.parametrize(("kind", "how"), DIFFERENT)
+def test_processes_that_see_different_images_are_refused_on_each_of_them(by_two, desk, kind, how):
+    for rank in range(2):
+        told = json.loads((desk / f"2 {kind} {how}-{rank}.json").read_text())
+        assert told.startswith("All processes see the same images in the same order")
+        assert f"processes 0 and 1 {DIFFERENT[kind, how]}" in told
 
 
 def test_a_run_is_resumed_by_more_processes(by_two, desk, alone):

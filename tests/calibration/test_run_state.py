@@ -1,9 +1,11 @@
 """States of a run that was broken off: the result of the unbroken one, or a refusal that says what differs."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from brief import calibrate_briefly
@@ -16,6 +18,7 @@ from ttreg_hf.images.batches import BadImage
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.processes import Processes
+from ttreg_hf.images.same_images import StreamDigest
 from ttreg_hf.loading import load_model, load_processor
 from ttreg_hf.measuring.neuron_scores import ScoreStatistics
 
@@ -57,6 +60,38 @@ def test_a_resumed_run_keeps_its_unreadable_images(gallery, tmp_path):
     statistics = ScoreStatistics(2, 3, torch.device("cpu"))
     store.save(RunState(6, statistics, {}, {4: BadImage("a.png", "broken")}))
     assert store.load(statistics).bad_images == {4: BadImage("a.png", "broken")}
+
+
+def test_a_state_keeps_what_the_stream_was(tmp_path):
+    """Of processes that were not equally far the furthest; processes that saw other images are refused."""
+    far, near, other = (_digest(images) for images in ((0, 1, 2, 3), (0, 1), (1, 0)))
+    for rank, stream in enumerate((near, far)):
+        _store(tmp_path, rank=rank, world=2).save(dataclasses.replace(_state(6, 1.0), stream=stream))
+    for rank in range(2):
+        assert _store(tmp_path, rank=rank, world=2).load(EMPTY).stream == far
+    _store(tmp_path, rank=0, world=2).save(dataclasses.replace(_state(6, 1.0), stream=other))
+    with pytest.raises(ValueError, match="processes 0 and 1 differ before image 1"):
+        _store(tmp_path).load(EMPTY)
+
+
+def _digest(images: tuple[int, ...]) -> StreamDigest:
+    found = StreamDigest()
+    for place, image in enumerate(images):
+        found = found.after(place, bytes([image]))
+    return found
+
+
+def test_a_resumed_stream_ends_as_the_unbroken_one_and_another_one_is_refused(gallery, tmp_path):
+    """The other one has the same first image, and so the same name in the state."""
+    images = gallery.images("parquet 4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery.__class__, "images", lambda *_: images)
+        break_after(gallery, 12, tmp_path)
+    others = images.take(1)
+    others = datasets.concatenate_datasets([others, images.skip(2)])
+    with pytest.raises(ValueError, match="continues a run on the same images, but these differ before image 2"):
+        _resume(gallery, tmp_path, images=others)
+    assert_same(_resume(gallery, tmp_path, images=images), calibrate_alone(gallery))
 
 
 def test_resuming_without_a_state_starts_from_the_beginning(gallery, tmp_path):
