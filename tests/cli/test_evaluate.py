@@ -127,6 +127,10 @@ def test_original_sizes_go_one_by_one(checkpoint, data, tmp_path):
         (("--task", "knn"), "the task knn learns from one split and is measured on another"),
         (("--task", "knn", "--split", "test", "--train-split", "test"), "learns from one split"),
         (("--task", "segmentation", "--feature", "key"), "the task segmentation has no such setting"),
+        (("--task", "segmentation", "--train-split", "train"), "the task segmentation does not learn"),
+        (("--task", "segmentation", "--boxes-column", "boxes"), "the task segmentation reads no boxes"),
+        (("--task", "object-discovery", "--mask-column", "mask"), "the task object-discovery reads no mask"),
+        (("--task", "zero-shot", "--box-format", "xywh"), "the task zero-shot reads no boxes"),
         (("--task", "segmentation", "--image-size", "big"), "`image_size` is a number of pixels"),
         (
             ("--task", "token-probe", "--split", "test", "--train-split", "train", "--layer", "1", "--layer", "2"),
@@ -147,6 +151,7 @@ def test_wrong_usage_exits_2_before_anything_is_loaded(arguments, message, data)
         (("--task", "zero-shot"), "needs a model with a text tower, got Dinov2TTRegModel"),
         (("--task", "segmentation", "--image-size", "100"), "multiple of the model's patch size 14 x 14"),
         (("--task", "segmentation", "--split", "nosuch"), "`split` is one of"),
+        (("--task", "segmentation", "--config", "large"), "`--config` chooses in a data set, got 'large'"),
         (
             ("--task", "object-discovery", "--layer", "9"),
             "`layer` is a layer from -6 to 5 (this model has 6 blocks), got 9",

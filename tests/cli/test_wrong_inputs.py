@@ -90,6 +90,31 @@ def test_missing_column_or_split(desk, base, monkeypatch, options, message):
     assert message in failure(desk, *arguments)
 
 
+@pytest.mark.parametrize("option", ["--split", "--config", "--image-column"])
+@pytest.mark.parametrize("verb", [("inspect",), ("calibrate", "--output", "c")])
+def test_options_of_data_sets_are_refused_for_pictures(desk, base, verb, option, monkeypatch):
+    monkeypatch.chdir(desk)
+    for dataset in ((), ("--dataset", desk / "notes")):
+        message = failure(desk, verb[0], base, *verb[1:], *dataset, option, "x")
+        assert f"`{option}` chooses in a data set, got 'x' for the " in message
+
+
+def test_a_folder_that_may_be_meant_in_two_ways(desk, base):
+    shutil.copytree(desk / "notes", desk / "both")
+    (desk / "both" / "images.tar").write_bytes(b"as large")
+    assert "or the files of one data set, but " in failure(desk, "inspect", base, "--dataset", desk / "both")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.arrow", "a.zip", "."])
+def test_files_of_a_data_set_that_are_broken(desk, base, name):
+    (desk / "set").mkdir()
+    for suffix in ("tar",) if name == "." else (name.rpartition(".")[2],):
+        (desk / "set" / f"a.{suffix}").write_bytes(bytes(10_000))
+    message = failure(desk, "inspect", base, "--dataset", desk / "set" / name)
+    assert f"{desk / 'set'}" in message
+    assert "Check that the files are whole" in message
+
+
 def test_unreachable_data_set_names_the_way_out(desk, base, known, monkeypatch):
     known()
 

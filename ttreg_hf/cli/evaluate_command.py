@@ -320,6 +320,8 @@ def _check_columns(kind: Any, data: DataOptions) -> None:
     for truth in ("mask", "boxes", "label"):
         if truth not in kind.truths and getattr(data, f"{truth}_column") is not None:
             raise typer.BadParameter(f"the task {kind.name} reads no {truth}.", param_hint=f"--{truth}-column")
+    if "boxes" not in kind.truths and data.box_format is not BoxFormat.xyxy:
+        raise typer.BadParameter(f"the task {kind.name} reads no boxes.", param_hint="--box-format")
 
 
 def _check_splits(kind: Any, split: str | None, train_split: str | None) -> None:

@@ -1,7 +1,10 @@
 """Files on this machine as streams of `datasets`: parquet, tars, Arrow and zip files, in splits as they are named."""
 
 import glob
-from collections.abc import Sequence
+import tarfile
+import zipfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,8 @@ def stream_of_files(files: Sequence[Path]) -> Any:
     import datasets  # loaded only where it is needed: it takes a second
 
     names, suffix = [str(file) for file in files], files[0].suffix.lower()
-    stream = datasets.load_dataset(BUILDERS[suffix], data_files=names, split="train", streaming=True)
+    with _named(names[0]):
+        stream = datasets.load_dataset(BUILDERS[suffix], data_files=names, split="train", streaming=True)
     return _pictures_of(stream) if suffix == _ZIP else stream
 
 
@@ -45,8 +49,18 @@ def streams_of_folder(folder: Folder, kind: str) -> dict[str, Any]:
     builder = "imagefolder" if kind == PICTURES else BUILDERS[kind]
     metadata = tuple(folder.path.rglob("metadata.*")) if kind == PICTURES else ()
     files = _by_split(folder, folder.files[kind], metadata)
-    splits = datasets.load_dataset(builder, data_files=files, streaming=True)
+    with _named(folder.path):
+        splits = datasets.load_dataset(builder, data_files=files, streaming=True)
     return {str(split): _pictures_of(stream) if kind == _ZIP else stream for split, stream in splits.items()}
+
+
+@contextmanager
+def _named(place: object) -> Generator[None]:
+    """Failures of `datasets`, which does not say of which files."""
+    try:
+        yield
+    except (ValueError, OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise ValueError(f"{place} cannot be read as a data set: {error}. Check that the files are whole.") from error
 
 
 def _pictures_of(stream: Any) -> Any:
