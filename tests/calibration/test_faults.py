@@ -9,19 +9,24 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from brief import calibrate_briefly
+from brief import BRIEF, calibrate_briefly
 from gallery import Gallery, named, spoil
 from PIL import Image
 
+from ttreg_hf import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import inspect_norms
-from ttreg_hf.calibration.config import RunConfig
+from ttreg_hf.calibration.config import CalibrationConfig, RunConfig
+from ttreg_hf.calibration.verification_run import verify_patched
 from ttreg_hf.cli import main
 from ttreg_hf.images.batches import Batch, ImageBatches
 from ttreg_hf.images.decoder import to_pil
 from ttreg_hf.images.image_source import open_images
 from ttreg_hf.loading import load_model, load_processor
+from ttreg_hf.measuring.measurement import measure
+from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.recorder import Recorder, Recording
+from ttreg_hf.measuring.tower import VisionTower
 
 from .test_processes import assert_same, calibrate_alone
 
@@ -70,6 +75,39 @@ def test_as_many_as_allowed_may_be_unreadable(gallery, spoilt):
     assert len(calibrate_spoilt(gallery, spoilt / "folder", share=5 / 28).provenance.bad_images) == 5
 
 
+def test_unreadable_images_are_named_whichever_stage_meets_them(gallery, tmp_path):
+    """Also those that only the last stage reads."""
+    for file in (gallery.root / "folder").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "0014.png").write_bytes(b"not an image")  # with this seed one of four that verify
+    automatic = {"norm_threshold": None, "last_layer": None, "top_k": None}
+    found = calibrate_spoilt(gallery, tmp_path, **{"num_images": 23, "seed": 2, **automatic})
+    assert [Path(key).name for key in found.provenance.bad_images] == ["0014.png"]
+
+
+def test_a_stage_whose_images_are_all_unreadable_says_so(gallery):
+    tower, rule = VisionTower.of(load_model(str(gallery.model))), OutlierRule(3, gallery.norm_threshold)
+    with pytest.raises(ValueError, match="needs at least one readable image, got none"):
+        measure(tower, [], rule)
+
+
+def test_a_checkpoint_is_verified_on_readable_images_and_the_others_are_named(gallery, spoilt):
+    said: list[str] = []
+    found = calibrate_alone(gallery)
+    patched = add_test_time_registers(load_model(str(gallery.model)), found)
+    verify_patched(
+        patched,
+        spoilt / "folder",
+        calibration=found,
+        config=CalibrationConfig(num_images=28, batch_size=4),
+        processor=load_processor(str(gallery.model)),
+        run=RunConfig(max_bad_share=SHARE),
+        gate=BRIEF,
+        say=said.append,
+    )
+    assert [line.split(":")[0] for line in said] == ["skipped 5 unreadable"]
+
+
 def test_commands_name_what_they_skipped(gallery, spoilt, tmp_path, capsys):
     given = ["--dataset", str(spoilt / "folder"), "--device", "cpu"]
     arguments = ["calibrate", str(gallery.model), "--output", str(tmp_path / "c"), *given, "--num-images", "500"]
@@ -81,6 +119,8 @@ def test_commands_name_what_they_skipped(gallery, spoilt, tmp_path, capsys):
     message = capsys.readouterr().err
     assert "At most 4 of 400 images may be unreadable, got 5" in message
     assert "Traceback" not in message
+    assert main(["inspect", str(gallery.model), *given, "--num-images", "400", "--max-bad-images", "0.0125"]) == 0
+    assert "skipped 5 unreadable" in capsys.readouterr().out
 
 
 def test_inspecting_names_what_it_skipped(gallery, spoilt):

@@ -60,7 +60,7 @@ def inspect_norms(
     Args:
         model_or_id: a supported transformers model, or its Hub id or path.
         images: a folder, a `datasets` dataset, or an iterable of PIL images, uint8 arrays or float tensors
-            `(3, H, W)`, which are used as `pixel_values` as they are; or `NamedImages`.
+            `(C, H, W)`, which are used as `pixel_values` as they are; or `NamedImages`.
         config: `num_images`, `batch_size`, `detection_layer` and `norm_threshold` are used.
         processor: image processor; found by the id or path if not given.
         accelerator: an `accelerate.Accelerator`, if several processes share the images.
@@ -108,7 +108,7 @@ def calibrate(
     Args:
         model_or_id: a supported transformers model, or its Hub id or path.
         images: a folder, a `datasets` dataset, or an iterable of PIL images, uint8 arrays or float tensors
-            `(3, H, W)`, which are used as `pixel_values` as they are; or `NamedImages`.
+            `(C, H, W)`, which are used as `pixel_values` as they are; or `NamedImages`.
         config: the settings; `CalibrationConfig()` by default.
         processor: image processor; found by the id or path if not given.
         accelerator: an `accelerate.Accelerator`, if several processes share the images.
@@ -145,7 +145,7 @@ def calibrate(
         revision=revision,
         images_scored=scores.images_scored if scores else 0,
         images_with_outliers=scores.images_with_outliers if scores else 0,
-        bad_images=record.bad_images.values(),
+        bad_images=inputs.batches.read_by_all().bad_images.values(),  # also of those that verified
     )
     result = _result(stages, inspection, scores, finding, provenance)
     if store is not None and inputs.batches.processes.rank == 0:

@@ -91,10 +91,10 @@ def verify_patched(
     )
     stages, batches = Stages(inputs, progress, say), inputs.batches
     rule = _rule(stages, calibration)
-    say_skipped(batches.read_by_all().bad_images.values(), say)
     options = {name: getattr(model.config, name) for name in _OPTIONS}
     shown = progress("verify", batches, batches.num_images)
     intervention = Intervention(inputs.tower, shown, rule, stages.limit, options)
+    say_skipped(batches.read_by_all().bad_images.values(), say)
     verification = None
     if intervention.has_outliers:
         neurons = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in model.config.register_neurons]

@@ -66,7 +66,7 @@ def calibrate(
             accelerator=processes.accelerator,
             run=RunConfig(
                 workers=run_options.workers,
-                max_bad_share=run_options.max_bad_images,
+                max_bad_share=image_options.max_bad_images,
                 state_directory=output.with_name(f"{output.name}.state"),
                 save_every=run_options.save_every,
                 resume=run_options.resume,

@@ -44,10 +44,17 @@ def inspect(
     loaded, processor = open_model(model_source(model, model_options))
 
     from ttreg_hf.calibration.calibration_run import inspect_norms
+    from ttreg_hf.calibration.config import RunConfig
 
     with progress_bars(images.available) as progress:
         norms = inspect_norms(
-            loaded, images.named, config=config, processor=processor, progress=progress, say=printer.note
+            loaded,
+            images.named,
+            config=config,
+            processor=processor,
+            run=RunConfig(max_bad_share=image_options.max_bad_images),
+            progress=progress,
+            say=printer.note,
         )
     if not is_first_rank():
         return

@@ -107,7 +107,9 @@ Workers = Annotated[
 ]
 MaxBadImages = Annotated[
     float,
-    typer.Option(min=0.0, max=1.0, help="Share of unreadable images to skip before stopping.", rich_help_panel=_RUN),
+    typer.Option(
+        min=0.0, max=1.0, help="Share of unreadable images to skip before stopping.", rich_help_panel=_IMAGES
+    ),
 ]
 SaveEvery = Annotated[
     int, typer.Option(min=1, help="Images between two saved states, beside the output.", rich_help_panel=_RUN)
@@ -142,6 +144,7 @@ class ImageOptions:
     split: Split = None
     image_column: ImageColumn = None
     num_images: NumImages = None
+    max_bad_images: MaxBadImages = 0.01
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,6 @@ class RunOptions:
     """How a run goes; does not change what is found, but `early_stop`."""
 
     workers: Workers = None
-    max_bad_images: MaxBadImages = 0.01
     save_every: SaveEvery = 10_000
     resume: Resume = False
     early_stop: EarlyStop = False

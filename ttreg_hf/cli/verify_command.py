@@ -35,6 +35,7 @@ def verify(
     48 images by default.
     """
     from ttreg_hf.calibration.calibration_result import JSON_FILE
+    from ttreg_hf.calibration.config import RunConfig
     from ttreg_hf.calibration.verification import FIXED
     from ttreg_hf.calibration.verification_run import verify_patched
     from ttreg_hf.publishing.output_check import EXPECTED_OUTPUTS, check_outputs
@@ -61,6 +62,7 @@ def verify(
             calibration=calibration,
             config=config,
             processor=processor,
+            run=RunConfig(max_bad_share=image_options.max_bad_images),
             in_sample=calibration is not None and calibration.provenance.source.may_share_images_with(source),
             progress=progress,
             say=printer.note,

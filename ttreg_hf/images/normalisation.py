@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ttreg_hf.images.decoder import MODES
-from ttreg_hf.images.pixel_values import to_pixel_values, whole_view
+from ttreg_hf.images.pixel_values import to_pixel_values
 
 _SETTINGS = ("rescale_factor", "image_mean", "image_std")
 _SIDE = 112  # whole patches of 14 and of 16 pixels, which a processor may ask for
@@ -58,7 +58,7 @@ def split_normalisation(processor: Any, channels: int = 3) -> tuple[Any, Normali
     if not can_be_split:
         return processor, None
     left = Normalisation(processor.rescale_factor, tuple(processor.image_mean), tuple(processor.image_std))
-    without = functools.partial(processor, do_rescale=False, do_normalize=False, **whole_view(processor))
+    without = functools.partial(processor, do_rescale=False, do_normalize=False)
     probe = _every_value().convert(MODES[channels])
     try:
         pixels = to_pixel_values(probe, without, channels=channels)

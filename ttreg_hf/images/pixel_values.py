@@ -3,6 +3,7 @@
 Letters: `C` channels, `H`, `W` height and width in pixels, `N` patches.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -60,7 +61,8 @@ def to_pixel_values(image: Any, processor: Any, *, name: str = "the image", chan
 
 def whole_view(processor: Any) -> dict[str, bool]:
     """Options that keep a processor from cutting a photograph into several views, and from changing its channels."""
-    return {name: False for name in (*_VIEWS, *_DONE) if getattr(processor, name, None)}
+    settings = processor.func if isinstance(processor, functools.partial) else processor
+    return {name: False for name in (*_VIEWS, *_DONE) if getattr(settings, name, None)}
 
 
 def check_channels(processor: Any, channels: int) -> None:

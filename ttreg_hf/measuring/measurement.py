@@ -77,6 +77,9 @@ def measure(
         limit: how many images go through the model at once.
         base: what the base model made of the same images, if this is its patched twin: its outliers may stay some,
             though the rule alone would say no.
+
+    Raises:
+        ValueError: there is no image.
     """
     limit = limit or BatchLimit()
     layout = tower.layout
@@ -96,6 +99,8 @@ def measure(
             norms += norms_LBN[rule.detection_layer].cpu()
             registers.append(recording.norms_LBT[rule.detection_layer, :, layout.registers])
             features.append(recording.feature_BD.cpu())
+    if not features:
+        raise ValueError("A stage needs at least one readable image, got none. Give more images, or repair them.")
     if base is not None:
         staying = _staying(base, norms, rule.norm_threshold)
         outliers = [new_N | old_N for new_N, old_N in zip(outliers, staying, strict=True)]
