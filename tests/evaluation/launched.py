@@ -6,14 +6,27 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ttreg_hf import evaluate
 from ttreg_hf.loading import load_model
 
-from .test_evaluation_run import measure
+from .scenes import scenes
+from .test_evaluation_run import CONFIG, QUICK, measure
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     accelerator = Accelerator(cpu=True)
-    found = measure(load_model(str(folder / "model"), device="cpu"), accelerator)
+    model = load_model(str(folder / "model"), device="cpu")
+    try:  # each process another order
+        evaluate(
+            model, scenes(6)[:: 1 - 2 * accelerator.process_index], task=QUICK, config=CONFIG, accelerator=accelerator
+        )
+        refused = ""
+    except ValueError as error:
+        refused = str(error)
+    found = measure(model, accelerator)
     if accelerator.is_main_process:
-        (folder / "found.json").write_text(json.dumps({"processes": accelerator.num_processes, **found}))
+        told = {"processes": accelerator.num_processes, "refused": refused, **found}
+        (folder / "found.json").write_text(json.dumps(told))
+            json.dumps({"processes": accelerator.num_processes, "refused": refused, **found})
+        )
     accelerator.end_training()

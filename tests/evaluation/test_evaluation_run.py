@@ -184,6 +184,7 @@ def test_two_processes_find_what_one_finds(patched, tmp_path):
     assert ended.returncode == 0, ended.stderr[-3000:]
     by_two, alone = json.loads((tmp_path / "found.json").read_text()), measure(patched)
     assert by_two.pop("processes") == 2
+    assert "processes 0 and 1 differ in images" in by_two.pop("refused")
     for name, found in alone.items():
         for one, two in zip(found["figures"], by_two[name]["figures"], strict=True):
             assert (one["metric"], one["setting"], one["row"]) == (two["metric"], two["setting"], two["row"])

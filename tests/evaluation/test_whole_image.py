@@ -65,3 +65,11 @@ def test_other_resolutions_work_in_every_family(family):
         ("key", last): (2, count, 64),
         ("out", 0): (2, count, 64),
     }
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGBA", 4)])
+def test_images_of_other_channels_keep_them(tower, mode, channels):
+    processor = BitImageProcessorPil(image_mean=[0.5] * channels, image_std=[0.25] * channels)
+    image = Image.new(mode, (60, 40), "white")
+    found = whole_image(tower, processor, 56)(images=image)["pixel_values"]
+    assert torch.allclose(found, torch.full((1, channels, 56, 56), 2.0))

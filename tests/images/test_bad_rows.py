@@ -210,3 +210,15 @@ def test_broken_truths_are_bounded():
     found = batches(images.source(), max_bad_share=0.1)
     with pytest.raises(ValueError, match="At most 1 of 10 images may be unreadable, got 2"):
         list(LabelledBatches(images, found, silent, "test"))
+
+
+@pytest.mark.parametrize("error", [ConnectionError("offline"), PermissionError(13, "closed"), RuntimeError("gone")])
+def test_what_a_source_itself_raises_is_no_bad_row(error):
+    def rows() -> Any:
+        yield {"image": None}
+        raise error
+
+    stream = datasets.IterableDataset.from_generator(rows)
+    with pytest.raises(type(error)) as caught:
+        list(open_images(stream, image_column="image"))
+    assert caught.value is error or str(caught.value) == str(error)

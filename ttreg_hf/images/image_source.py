@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from ttreg_hf.images.bad_image import BadImage
@@ -142,8 +143,8 @@ class _StreamImages:
 
 
 def _is_of_an_image(error: OSError) -> bool:
-    """Whether Pillow raised it, and not a file system or a network."""
-    return error.errno is None and not isinstance(error, (ConnectionError, TimeoutError))
+    """Whether Pillow raised it, and not a file system or a network, which have kinds of their own."""
+    return error.errno is None and type(error) in (OSError, UnidentifiedImageError)
 
 
 class _Remembered:

@@ -7,7 +7,7 @@ with a length is told by that, by its names, and by rows spread over it.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,26 +99,37 @@ def source_told(source: Any) -> dict[str, Any]:
 
 def row_digest(image: Any) -> bytes:
     """Digest of an image as it is stored: undecoded where it is. Nothing is decoded for this."""
-    return hashlib.blake2b(repr(_told(image)).encode(), digest_size=16).digest()
+    told = hashlib.blake2b(digest_size=16)
+    for part in _told(image):
+        told.update(part if isinstance(part, bytes) else repr(part).encode())
+    return told.digest()
 
 
-def _told(image: Any) -> Any:
+def _told(image: Any) -> Iterator[Any]:
+    """What tells an image from others: numbers, names and bytes."""
     if isinstance(image, dict):
         data = image.get("bytes")
-        return _told(data) if data is not None else _told(image.get("path"))
-    if isinstance(image, bytes):
-        return len(image), image[:_BYTES], image[-_BYTES:]
-    if _is_path(image):
-        return Path(image).name
-    if isinstance(image, Image.Image):
-        is_read = not getattr(image, "tile", None)
-        pixels = image.resize((8, 8), Image.Resampling.NEAREST).tobytes() if is_read else b""
-        return image.size, image.mode, Path(getattr(image, "filename", "")).name, pixels
-    if isinstance(image, Tensor):
-        image = image.detach().cpu().double().numpy()
-    if isinstance(image, np.ndarray):
-        return image.shape, image.reshape(-1)[:: max(1, image.size // _BYTES)].tobytes()
-    return type(image).__name__
+        yield from _told(image.get("path") if data is None else data)
+    elif isinstance(image, bytes):
+        yield from (len(image), image[:_BYTES], image[-_BYTES:])
+    elif _is_path(image):
+        yield Path(image).name
+    elif isinstance(image, Image.Image):
+        yield from (image.size, image.mode, Path(getattr(image, "filename", "")).name)
+        if not getattr(image, "tile", None):  # it has been read
+            yield image.resize((8, 8), Image.Resampling.NEAREST).tobytes()
+    elif isinstance(image, Tensor):
+        yield from (tuple(image.shape), _some_of(image.detach()).cpu().double().numpy().tobytes())
+    elif isinstance(image, np.ndarray):
+        yield from (image.shape, _some_of(image).tobytes())
+    else:
+        yield type(image).__name__
+
+
+def _some_of(values: Any) -> Any:
+    """Values spread over an array or tensor."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, len(flat) // _BYTES)]
 
 
 def _is_path(image: Any) -> bool:
