@@ -27,6 +27,4 @@ if __name__ == "__main__":
     if accelerator.is_main_process:
         told = {"processes": accelerator.num_processes, "refused": refused, **found}
         (folder / "found.json").write_text(json.dumps(told))
-            json.dumps({"processes": accelerator.num_processes, "refused": refused, **found})
-        )
     accelerator.end_training()

@@ -93,6 +93,16 @@ def test_a_few_pictures_do_not_hide_a_data_set(gallery, tmp_path, kind):
     assert found.note == "2 pictures beside them not used"
 
 
+def test_no_file_is_lost_to_a_split_that_names_only_some(gallery, tmp_path):
+    """By the rules of `datasets`, `test/` would be all there is."""
+    first, *others = sorted((gallery.root / "parquet 4").iterdir())
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / first.name).write_bytes(first.read_bytes())
+    for file in others:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert len(list(open_images(find_images(str(tmp_path)).images))) == COUNT
+
+
 def test_pictures_with_a_small_archive_beside_them_are_pictures(gallery, tmp_path):
     for file in (gallery.root / "folder").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
