@@ -23,7 +23,7 @@ from transformers import (
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.normalisation import split_normalisation
 from ttreg_hf.images.pixel_values import to_pixel_values
-from ttreg_hf.pictures.picture_files import seen_photograph
+from ttreg_hf.pictures.visualization import seen_photograph
 
 QUADRANTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
 COLOURS = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
