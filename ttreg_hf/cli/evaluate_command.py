@@ -63,7 +63,8 @@ class DataOptions:
     """Images, and what is known about them."""
 
     config: Annotated[
-        str | None, typer.Option("--config", metavar="NAME", help="Of a data set with several configurations.")
+        str | None,
+        typer.Option("--config", metavar="NAME", help="Configuration, if it has several.", rich_help_panel=_DATA),
     ] = None
     split: Annotated[str | None, typer.Option(help="Part of the data set to measure on.")] = None
     train_split: Annotated[str | None, typer.Option(help="Part to learn from, where the task learns.")] = None

@@ -51,7 +51,10 @@ Dataset = Annotated[
     ),
 ]
 Config = Annotated[
-    str | None, typer.Option("--config", metavar="NAME", help="Configuration of the data set, if it has several.")
+    str | None,
+    typer.Option(
+        "--config", metavar="NAME", help="Configuration of the data set, if it has several.", rich_help_panel=_IMAGES
+    ),
 ]
 Split = Annotated[str | None, typer.Option(help="Part of the data set, such as train.")]
 ImageColumn = Annotated[
