@@ -35,8 +35,8 @@ def planted():
 
 @pytest.fixture(scope="module")
 def result(planted):
-    config = CalibrationConfig(num_images=16, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
-    return calibrate(planted.model, planted.sample, config=config)
+    config = CalibrationConfig(num_images=24, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
+    return calibrate(planted.model, synthetic_images(24), config=config)
 
 
 @pytest.fixture

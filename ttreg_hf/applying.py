@@ -43,6 +43,10 @@ class FoundNeurons(Protocol):
         """Height and width, in pixels, that the neurons were found at."""
         ...
 
+    def check_weights(self, model: PreTrainedModel, tower: str | None = None) -> None:
+        """Refuse a model with other weights than those that the neurons were found in."""
+        ...
+
 
 def published_register_neurons(name_or_path: str) -> tuple[RegisterNeuron, ...]:
     """Register neurons that somebody published for a checkpoint, from `hub_configs/`.
@@ -84,9 +88,9 @@ def add_test_time_registers(
     Args:
         model: a stock transformers model with a vision tower of a known family in it, bare, with a head or inside
             another model; or a patched one, whose neurons are replaced; or the Hub id or path of one.
-        register_neurons: a `CalibrationResult`, with the options that it was found with; `RegisterNeuron`s or
-            `[layer, neuron]` pairs, strongest first; `None` takes the published ones for `model.name_or_path`, with
-            the options they were published with.
+        register_neurons: a `CalibrationResult` of these weights, with the options that it was found with;
+            `RegisterNeuron`s or `[layer, neuron]` pairs, strongest first; `None` takes the published ones for
+            `model.name_or_path`, with the options they were published with.
         num_test_time_registers: extra tokens, 1 by default; 0 gives the base model's outputs.
         shift_value: `"per_neuron"` (default) or `"per_layer"`.
         shift_fill: `"zero"` (default), `"mean"`, `"outliers"` or `"keep"`.
@@ -100,7 +104,8 @@ def add_test_time_registers(
 
     Raises:
         TypeError: no transformers model, or one inside another object, such as `DistributedDataParallel`.
-        ValueError: unsupported class, no published neurons, or neurons that this model does not have.
+        ValueError: unsupported class, no published neurons, neurons that this model does not have, or a
+            `CalibrationResult` of other weights, whose `register_neurons` can be passed all the same.
     """
     model = as_model(model, revision=base_model_revision)
     cls = patched_class(model, tower)
@@ -114,6 +119,7 @@ def add_test_time_registers(
         options |= known.options.settings() if known else {}
     elif isinstance(register_neurons, FoundNeurons):
         found, register_neurons = register_neurons, register_neurons.register_neurons
+        found.check_weights(model, tower)
         options["shift_value"] = found.shift_value
         calibrated_patches = _num_patches(model, tower, found.image_size)
     given = {

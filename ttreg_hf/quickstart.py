@@ -1,4 +1,4 @@
-"""The whole chain on a planted toy model and the bundled photographs, offline, as a user does it on a checkpoint.
+"""The whole chain on a planted toy model, bundled photographs and drawn scenes, offline, as a user does it.
 
 inspect -> calibrate -> apply -> save -> load again through `AutoModel` -> verify -> pictures.
 """
@@ -19,16 +19,19 @@ from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.photographs import load_photographs, photographs_to_picture
 from ttreg_hf.images.progress import Progress, Say, silent
+from ttreg_hf.images.scenes import draw_scenes
 from ttreg_hf.pictures.numbers import percent
 from ttreg_hf.pictures.picture_files import write_before_after
 from ttreg_hf.planted import PlantedModel, planted_model
 from ttreg_hf.publishing.checkpoint import save_checkpoint
 from ttreg_hf.register_neuron import RegisterNeuron
 from ttreg_hf.report.calibration_folder import REPORT_FILE, calibrate_to_folder
+from ttreg_hf.report.verification_tables import notes_of
 from ttreg_hf.writing import whole_directory
 
 CAPTION = "Planted toy ViT: it shows the mechanism, not the benefit."
 _SIZE, _PATCH_SIZE = 224, 14
+_PICTURES = 48
 
 
 def run_quickstart(
@@ -52,7 +55,7 @@ def run_quickstart(
         processor = BitImageProcessorPil(
             size={"shortest_edge": _SIZE}, crop_size={"height": _SIZE, "width": _SIZE}, do_center_crop=True
         )
-        named = _photographs_and_crops()
+        named = _pictures()
         planted = _plant_and_save(folder / "base", named.images, processor)
         say(f"base         planted toy DINOv2, {_listed(planted.register_neurons)} wired in as register neurons")
         _inspect(planted, named, processor, say, progress)
@@ -83,11 +86,12 @@ def run_quickstart(
     }
 
 
-def _photographs_and_crops() -> NamedImages:
+def _pictures() -> NamedImages:
+    """Enough for every verdict."""
     photographs = load_photographs()
-    crops = [corner for photograph in photographs for corner in _corners(photograph)]
-    description = f"{len(photographs)} bundled photographs and {len(crops)} crops of them"
-    return NamedImages([*photographs, *crops], DataSource(description=description))
+    scenes = draw_scenes(_PICTURES - len(photographs))
+    description = f"{len(photographs)} bundled photographs and {len(scenes)} drawn scenes"
+    return NamedImages([*photographs, *scenes], DataSource(description=description))
 
 
 def _inspect(planted: PlantedModel, named: NamedImages, processor: Any, say: Say, progress: Progress) -> None:
@@ -97,7 +101,7 @@ def _inspect(planted: PlantedModel, named: NamedImages, processor: Any, say: Say
     say(
         f"inspect      block {block}: median patch norm {norms.median[block]:.1f}, max {norms.max[block]:.1f}; "
         f"outliers (above {norms.norm_threshold:.1f}) begin at block {norms.first_outlier_layer}, in "
-        f"{norms.images_with_outliers:.0%} of {norms.num_images} images"
+        f"{norms.photographs_with_outliers} of {norms.num_photographs} pictures"
     )
 
 
@@ -116,7 +120,7 @@ def _calibrate(
     found, truth = set(map(_pair, result.register_neurons)), set(map(_pair, planted.register_neurons))
     say(
         f"calibrate    found {_listed(result.register_neurons)}: {len(found & truth)} of {len(truth)} planted, "
-        f"{len(found - truth)} others; verdict {result.verdict}"
+        f"{len(found - truth)} others; verdict {result.headline}"
     )
     return result
 
@@ -133,8 +137,10 @@ def _apply(planted: PlantedModel, result: CalibrationResult, directory: Path, pr
         say(
             f"verify       outlier patches {percent(found.outlier_fraction_before)} -> "
             f"{percent(found.outlier_fraction_after)}, cosine of the CLS feature to the base model "
-            f"{found.feature_similarity:.4f}"
+            f"{found.feature_similarity:.4f}, on {found.num_photographs} pictures that no stage had seen"
         )
+        for note in notes_of(found):
+            say(f"{'':<13}{note}")
     return loaded
 
 
@@ -152,14 +158,6 @@ def _plant_and_save(directory: Path, images: list[Image.Image], processor: Any) 
     planted.model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return planted
-
-
-def _corners(photograph: Image.Image) -> list[Image.Image]:
-    """Four overlapping ones."""
-    width, height = photograph.size
-    across, down = int(0.6 * width), int(0.6 * height)
-    corners = [(left, top) for top in (0, height - down) for left in (0, width - across)]
-    return [photograph.crop((left, top, left + across, top + down)) for left, top in corners]
 
 
 @torch.no_grad()

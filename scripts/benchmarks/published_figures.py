@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.comparison import Comparison
 from ttreg_hf.calibration.config import GateConfig
-from ttreg_hf.calibration.verification import Comparison
 from ttreg_hf.known.known_checkpoint import Expectation, KnownCheckpoint
 from ttreg_hf.measuring.neuron_scores import rank_neurons
 from ttreg_hf.measuring.norms import NormReport

@@ -19,8 +19,9 @@ from benchmarks.published_figures import FAIL, GATE_SOURCE, PASS, Row, as_text, 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate, inspect_norms
+from ttreg_hf.calibration.comparison import Comparison, compare
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
-from ttreg_hf.calibration.verification import FIXED, Comparison, compare
+from ttreg_hf.calibration.verdict import FIXED
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_sets import NamedImages, find_images
 from ttreg_hf.images.image_source import open_images

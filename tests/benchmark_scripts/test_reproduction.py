@@ -40,7 +40,7 @@ def planted() -> PlantedModel:
 
 
 def _pictures() -> Tensor:
-    return synthetic_images(12, seed=5)
+    return synthetic_images(24, seed=5)
 
 
 def _places(planted: PlantedModel) -> tuple[tuple[int, int], ...]:
@@ -61,7 +61,7 @@ def _known(planted: PlantedModel, **changes: Any) -> KnownCheckpoint:
         neurons_per_layer=256,
         dataset=CalibrationDataset("none", "train", "image"),
         recipe=Recipe(
-            num_images=12,
+            num_images=24,
             norm_threshold=planted.norm_threshold,
             detection_layer=4,
             last_layer=3,
@@ -134,7 +134,7 @@ def test_every_row_names_its_source_and_what_passes(passing):
 def test_a_figure_out_of_bounds_fails_and_only_it(planted, quantity, fields):
     """Layer 5 is not searched: its neurons have no rank."""
     known = _known(planted, expectations=(_expect(quantity, **fields),), register_neurons=None, status=SETTINGS_ONLY)
-    found = reproduce(planted.model, known, _pictures()[:4])
+    found = reproduce(planted.model, known, _pictures())
     assert not found.passed
     assert [row.status for row in found.rows] == ["FAIL", "PASS", "PASS", "PASS"]
     assert found.published is None
@@ -145,7 +145,7 @@ def test_wrong_published_neurons_fail_where_they_are_used(planted):
     half = (*_places(planted)[1:], *ORDINARY_NEURONS[:2])
     overlap = (_expect("published_in_top_k", at_least=0.6), _expect("published_in_top_2k", at_least=0.6))
     found = reproduce(
-        planted.model, _known(planted, register_neurons=half, expectations=overlap), _pictures()[:6], gate=None
+        planted.model, _known(planted, register_neurons=half, expectations=overlap), _pictures(), gate=None
     )
     assert found.rows[0].measured == 0.5
     assert found.rows[0].status == found.rows[1].status == "FAIL"
@@ -201,7 +201,7 @@ def test_a_clean_model_has_a_picture_too(tmp_path, planted):
 
 def test_the_table_has_a_verdict_and_a_source_for_each_row(passing):
     lines = format_table(passing).splitlines()
-    assert lines[0] == "made/up, 12 images"
+    assert lines[0] == "made/up, 24 images"
     assert lines[-1] == f"{len(passing.rows)} PASS, 0 FAIL"
     assert lines[1].startswith("PASS  rank of 2/")
     assert lines[2] == f"      {MADE_UP}"
@@ -225,7 +225,7 @@ def command(planted: PlantedModel, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_command_prints_a_table_and_returns_0(command, capsys):
-    assert command("made/up", "--num-images", "6") == 0
+    assert command("made/up", "--num-images", "24") == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("PASS, 0 FAIL")
 
 

@@ -13,23 +13,28 @@ from ttreg_hf.calibration.candidates import Candidate
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.controls import Controls, NeuronEffect
 from ttreg_hf.calibration.convergence import Convergence
+from ttreg_hf.calibration.gate import Drift, Drifts, GateCheck
 from ttreg_hf.calibration.provenance import Provenance
 from ttreg_hf.calibration.selection import Selection, SelectionStep
-from ttreg_hf.calibration.verification import GateCheck, Verification
+from ttreg_hf.calibration.verdict import Look
+from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.calibration.verification_run import _rule
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.intervention import Outcome
 from ttreg_hf.measuring.map_changes import MapChanges
-from ttreg_hf.measuring.norms import NormStatistics, norm_report
+from ttreg_hf.measuring.norms import NormStatistics, OutlierCounts, norm_report
 from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
 from ttreg_hf.register_neuron import RegisterNeuron
 
+DRIFT = Drift(0.1 + 0.2, (0.25, 0.5), 0.001, (0.0, 0.01))
 RULE = OutlierRule(1, 1.5, fixed_positions=(0, 63), content=Content(0.1 + 0.2, 7.0, 0.5))
 
 
 def _verification() -> Verification:
     return Verification(
         num_images=2,
+        num_photographs=2,
+        photographs_with_outliers=1,
         outlier_fraction_before=0.25,
         outlier_fraction_after=0.0,
         outlier_ratio_interval=(0.0, 0.0),
@@ -42,13 +47,16 @@ def _verification() -> Verification:
         feature_similarity_interval=(0.998, 1.0),
         min_feature_similarity=0.99,
         in_sample=True,
+        places=(4, 7),
+        drifts=Drifts(DRIFT, DRIFT, dataclasses.replace(DRIFT, pooled_interval=None, patches_interval=None), DRIFT),
+        zeroing_passes=True,
         maps=MapChanges(0.5, 0.1, 0.2, 0.9, 0.4, 0.99),
         controls=Controls(Outcome(0.1, 0.5), (Outcome(1.0, 1.0), Outcome(0.9, 1.0))),
         neurons=(NeuronEffect(1, 7, 0.9, 0.001, 0.0011), NeuronEffect(2, 0, 0.0, 0.0, None)),
         later_outlier_fractions=(0.0, 0.125),
         layer_share=0.25,
         checks=(
-            GateCheck("outliers after / before", 0.0, 0.1, "Try more.", (0.0, 0.05)),
+            GateCheck("outliers after / before", 0.0, 0.1, "Try more.", (0.0, 0.05), by_upper_end=True),
             GateCheck("neurons moved / neurons of their layer", 0.25, 0.25, "A whole layer."),
         ),
     )
@@ -63,7 +71,7 @@ def _result(*, score: float = 0.1 + 0.2, versions: dict[str, object] | None = No
         register_neurons=(RegisterNeuron(1, 7, score), RegisterNeuron(2, 0, 1e-300)),
         scores=scores,
         verdict="fixed",
-        norms=norm_report(statistics, 1, 1.5),
+        norms=norm_report(statistics, 1, 1.5, OutlierCounts(2, 1, (0.0, 0.25, 0.5), 1)),
         verification=_verification(),
         shift_value="per_layer",
         reasons=("because",),
@@ -94,10 +102,12 @@ def _result(*, score: float = 0.1 + 0.2, versions: dict[str, object] | None = No
             image_size=(14, 28),
             processes=2,
             dtype="bfloat16",
+            weights={"bfloat16": "0f" * 32},
             versions=versions or {"torch": "2"},
             created="2026-01-01",
         ),
         outlier_rule=RULE,
+        looks=(Look((14, 28), 2, 1), Look((28, 28), 2, 0, 0.5)),
     )
 
 
@@ -128,7 +138,7 @@ def test_json_says_what_people_look_for(tmp_path):
     _result().save(tmp_path)
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     assert fields["register_neurons"][0] == [1, 7, 0.1 + 0.2]
-    assert (fields["verdict"], fields["format"], fields["config"]["top_k"]) == ("fixed", 3, 2)
+    assert (fields["verdict"], fields["format"], fields["config"]["top_k"]) == ("fixed", 4, 2)
 
 
 def test_saving_again_replaces_both_files(tmp_path):
@@ -162,12 +172,12 @@ def test_a_missing_file_is_named(tmp_path, name):
         CalibrationResult.load(tmp_path)
 
 
-@pytest.mark.parametrize("written", [1, 2, None])
+@pytest.mark.parametrize("written", [1, 3, None])
 def test_another_format_is_refused(tmp_path, written):
     _result().save(tmp_path)
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     (tmp_path / JSON_FILE).write_text(json.dumps(fields | {"format": written}), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"has format {written}, this version reads 3\. Calibrate again"):
+    with pytest.raises(ValueError, match=rf"has format {written}, this version reads 4\. Calibrate again"):
         CalibrationResult.load(tmp_path)
 
 
@@ -179,7 +189,7 @@ def test_exceptions_of_the_outlier_rule_are_kept_and_used_to_verify(tmp_path):
     assert _rule(SimpleNamespace(config=CalibrationConfig()), loaded) == RULE  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["outlier_rule", "provenance", "verification"])
+@pytest.mark.parametrize("name", ["outlier_rule", "provenance", "verification", "looks"])
 def test_a_file_that_lacks_a_field_is_refused(tmp_path, name):
     _result().save(tmp_path)
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))

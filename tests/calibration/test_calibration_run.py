@@ -21,9 +21,13 @@ from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate, inspect_norms
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.calibration.search import AUTOMATIC, SCORE, SELECT, VERIFY, role_of
+from ttreg_hf.calibration.search import AUTOMATIC, SCORE, SELECT, VERIFY, Roles
+from ttreg_hf.calibration.verdict import MIN_CLEAN, MIN_TO_FIX
 from ttreg_hf.images.batches import Batch
+from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.measuring.trunk_weights import weights_checksums
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,14 +41,15 @@ MATRIX = [
     (family, layout, seed, ("bright", "low_information")[(place + seed) % 2])
     for family, (place, layout), seed in itertools.product(FAMILIES, enumerate(LAYOUTS), range(3))
 ]
+ENOUGH = MIN_TO_FIX  # photographs for the verdict `fixed`
 UNREACHABLE = 1e6  # no norm of a tiny model is above it
 DINOV2 = BARE_CASES[0]
 
 
 def _explicit(planted: PlantedModel, **fields: Any) -> CalibrationConfig:
     settings = {
-        "num_images": 12,
-        "batch_size": 6,
+        "num_images": ENOUGH,
+        "batch_size": 12,
         "norm_threshold": planted.norm_threshold,
         "last_layer": 3,
         "top_k": len(planted.register_neurons),
@@ -63,7 +68,7 @@ def planted() -> PlantedModel:
 
 @pytest.fixture(scope="module")
 def explicit_result(planted: PlantedModel) -> CalibrationResult:
-    return calibrate_briefly(planted.model, synthetic_images(12, seed=99), config=_explicit(planted))
+    return calibrate_briefly(planted.model, synthetic_images(ENOUGH, seed=99), config=_explicit(planted))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def explicit_result(planted: PlantedModel) -> CalibrationResult:
 def test_explicit_settings_find_exactly_the_planted_neurons(family, layout, seed, trigger):
     name, fields = FAMILIES[family]
     planted = planted_model(name, trigger=trigger, neurons_per_layer=layout, seed=seed, **fields)
-    result = calibrate_briefly(planted.model, synthetic_images(12, seed=100 + seed), config=_explicit(planted))
+    result = calibrate_briefly(planted.model, synthetic_images(ENOUGH, seed=100 + seed), config=_explicit(planted))
 
     truth = set(_places(planted.register_neurons))
     assert set(_places(result.register_neurons)) == truth
@@ -126,12 +131,13 @@ def test_result_records_settings_norms_and_provenance(planted, explicit_result):
     assert explicit_result.config == dataclasses.replace(_explicit(planted), detection_layer=4, first_layer=2)
     assert explicit_result.chosen == ("detection_layer", "first_layer")
     assert explicit_result.norms.norm_threshold == planted.norm_threshold
-    assert explicit_result.norms.num_images == explicit_result.provenance.num_images == 12
-    assert explicit_result.provenance.images_scored == 12
+    assert explicit_result.norms.num_images == explicit_result.provenance.num_images == ENOUGH
+    assert explicit_result.provenance.images_scored == ENOUGH
     assert explicit_result.provenance.bad_images == ()
     assert (explicit_result.provenance.processes, explicit_result.provenance.dtype) == (1, "float32")
     assert explicit_result.norms.first_outlier_layer == 2
-    assert explicit_result.provenance.images_with_outliers == 12
+    assert explicit_result.provenance.images_with_outliers == ENOUGH
+    assert explicit_result.provenance.weights == weights_checksums(VisionTower.of(planted.model))
     assert explicit_result.provenance.model_class == "Dinov2Model"
     assert explicit_result.provenance.image_size == (112, 112)
     assert explicit_result.verification.in_sample
@@ -152,7 +158,7 @@ def test_a_result_survives_saving(tmp_path, explicit_result):
 
 
 def test_calibrating_again_gives_the_same(planted, explicit_result):
-    again = calibrate_briefly(planted.model, synthetic_images(12, seed=99), config=_explicit(planted))
+    again = calibrate_briefly(planted.model, synthetic_images(ENOUGH, seed=99), config=_explicit(planted))
     assert torch.equal(again.scores, explicit_result.scores)
     assert again.register_neurons == explicit_result.register_neurons
     assert [n.score for n in again.register_neurons] == [n.score for n in explicit_result.register_neurons]
@@ -162,14 +168,14 @@ def test_calibrating_again_gives_the_same(planted, explicit_result):
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_batch_size_does_not_matter(planted, explicit_result, batch_size):
     result = calibrate_briefly(
-        planted.model, synthetic_images(12, seed=99), config=_explicit(planted, batch_size=batch_size)
+        planted.model, synthetic_images(ENOUGH, seed=99), config=_explicit(planted, batch_size=batch_size)
     )
     torch.testing.assert_close(result.scores, explicit_result.scores, rtol=1e-4, atol=1e-7)
     assert _places(result.register_neurons) == _places(explicit_result.register_neurons)
 
 
 def test_images_in_another_order_give_the_same_scores(planted, explicit_result):
-    result = calibrate_briefly(planted.model, synthetic_images(12, seed=99).flip(0), config=_explicit(planted))
+    result = calibrate_briefly(planted.model, synthetic_images(ENOUGH, seed=99).flip(0), config=_explicit(planted))
     torch.testing.assert_close(result.scores, explicit_result.scores, rtol=1e-4, atol=1e-7)
 
 
@@ -185,7 +191,9 @@ def test_the_model_is_left_as_it_was(planted):
 @pytest.mark.parametrize("config", [{}, {"top_k": 5, "last_layer": 1}], ids=["automatic", "explicit"])
 def test_a_model_without_outliers_is_clean_and_its_norms_are_told(bare_case, config):
     model = bare_case.stock_model()
-    result = calibrate_briefly(model, images(6), config=CalibrationConfig(norm_threshold=UNREACHABLE, **config))
+    result = calibrate_briefly(
+        model, images(MIN_CLEAN), config=CalibrationConfig(norm_threshold=UNREACHABLE, **config)
+    )
     assert (result.verdict, result.register_neurons, result.verification) == ("clean", (), None)
     assert not result.scores.any()
     assert result.norms.num_images > 0
@@ -225,46 +233,161 @@ def test_every_image_serves_one_stage_and_the_last_stage_has_its_own(planted):
 
     config = _explicit(planted, num_images=64, seed=5, top_k=None)
     automatic = calibrate_briefly(planted.model, pixel_values, config=config, progress=progress)
-    places = {role: {place for place in range(64) if role_of(place, 5) == role} for role in (SCORE, SELECT, VERIFY)}
+    roles = Roles.of(range(64), 5)
+    places = {role: {at for at in range(64) if roles.role(at) == role} for role in (SCORE, SELECT, VERIFY)}
     assert (seen["score"], seen["verify"]) == (places[SCORE], places[VERIFY])
     assert seen["select"] == seen["inspect"] == places[SCORE] | places[SELECT]  # those that scored ask what is missing
     explicit = calibrate_briefly(
         planted.model, pixel_values[sorted(places[SCORE])], config=_explicit(planted, num_images=64, first_layer=2)
     )
     torch.testing.assert_close(automatic.scores, explicit.scores, rtol=1e-4, atol=1e-7)
-    assert automatic.verification.num_images == len(places[VERIFY])
+    assert set(automatic.verification.places) == places[VERIFY]
 
 
-@pytest.mark.parametrize("seed", [0, 23, 15], ids=[SCORE, SELECT, VERIFY])
-def test_one_image_is_enough_whichever_stage_it_falls_to(planted, seed):
-    assert role_of(0, seed) == {0: SCORE, 23: SELECT, 15: VERIFY}[seed]
+def test_crops_of_one_photograph_serve_one_stage_and_count_once(planted):
+    """Two crops each of 32 photographs: eight photographs verify, with both of their crops."""
+    named = NamedImages(synthetic_images(64, seed=77), DataSource(), photographs=[at // 2 for at in range(64)])
+    gate = dataclasses.replace(BRIEF, num_images=48)
+    config = _explicit(planted, num_images=64, top_k=None)
+    found = calibrate_briefly(planted.model, named, config=config, gate=gate)
+    places = found.verification.places
+    assert (len(places), len({place // 2 for place in places})) == (16, 8)
+    assert (found.verification.num_images, found.verification.num_photographs) == (16, 8)
+    assert found.norms.num_images == 48
+    assert found.norms.num_photographs == 24
+    assert found.verdict == "fixed"
+
+
+@pytest.mark.parametrize("seed", [0, 23, 15])
+def test_one_image_finds_neurons_but_shows_nothing(planted, seed):
     config = _explicit(planted, top_k=None, seed=seed)
     result = calibrate_briefly(planted.model, synthetic_images(1, seed=77), config=config)
-    assert result.verdict == "fixed"
+    assert set(_places(result.register_neurons)) == set(_places(planted.register_neurons))
+    assert result.headline == "unresolved: too few images"
     assert result.verification.in_sample
+    assert result.verification.outlier_ratio_interval is None
+    assert result.reasons[0].startswith("too few images: 1 photographs, 1 of them to verify with")
+
+
+def _verdicts(model: nn.Module, count: int, **settings: Any) -> CalibrationResult:
+    return calibrate_briefly(model, synthetic_images(count, seed=77), config=CalibrationConfig(**settings))
+
+
+@pytest.mark.parametrize("count", [2, 7, 20, 23])
+@pytest.mark.parametrize("top_k", [None, 2], ids=["automatic", "top_k"])
+def test_few_photographs_give_neither_clean_nor_fixed(planted, count, top_k):
+    """However clear they look; and how many would do is said."""
+    settings = {"norm_threshold": planted.norm_threshold, "top_k": top_k}
+    found = _verdicts(planted.model, count, **settings)
+    assert found.headline == "unresolved: too few images"
+    assert "About 24 would do" in found.reasons[0]
+    clean = _verdicts(planted.model, count, top_k=top_k, norm_threshold=UNREACHABLE)
+    assert clean.headline == "unresolved: too few images"
+    assert "29 would do" in clean.reasons[0]
+    assert f"{count} photographs without an outlier token" in clean.reasons[0]
+
+
+@pytest.mark.parametrize("top_k", [None, 2], ids=["automatic", "top_k"])
+def test_48_photographs_can_give_every_verdict(planted, top_k):
+    settings = {"norm_threshold": planted.norm_threshold, "top_k": top_k}
+    assert _verdicts(planted.model, 48, **settings).headline == "fixed"
+    assert _verdicts(planted.model, 48, top_k=top_k, norm_threshold=UNREACHABLE).headline == "clean"
+    searched = {"first_layer": 3, "last_layer": 3}
+    assert _verdicts(planted.model, 48, **settings, **searched).headline == "unresolved"
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(28, "unresolved"), (29, "clean")])
+@pytest.mark.parametrize("top_k", [None, 2], ids=["automatic", "top_k"])
+def test_clean_needs_29_photographs_those_held_out_among_them(count, verdict, top_k):
+    model = DINOV2.stock_model()
+    result = calibrate_briefly(model, images(count), config=CalibrationConfig(top_k=top_k))
+    assert result.verdict == verdict
+    assert result.looks[0].num_photographs == count
+    if verdict == "clean":
+        assert "no high-norm outlier patches in 29 photographs of Tensor at 16 px" in result.meaning
+        assert "fewer than 9.8 % of such photographs have one" in result.meaning  # 1 - 0.05^(1/29)
+        assert "Low-norm artifacts, and artifacts at fixed positions, are not excluded" in result.meaning
+
+
+def test_copies_of_few_photographs_are_few():
+    model = DINOV2.stock_model()
+    result = calibrate_briefly(model, images(7).repeat(8, 1, 1, 1), config=CalibrationConfig())
+    assert result.headline == "unresolved: too few images"
+    assert "7 photographs without an outlier token" in result.reasons[0]
+
+
+def test_clean_is_looked_for_at_the_size_of_the_training_too(planted):
+    """Small images have no flat patch; enlarged ones have."""
+    assert planted.model.config.image_size == 112
+    small = torch.nn.functional.interpolate(synthetic_images(70, seed=7), size=(56, 56), mode="area").clamp_max(0.6)
+    config = CalibrationConfig(num_images=70, norm_threshold=planted.norm_threshold)
+    seen: list[tuple[int, ...]] = []
+
+    def progress(stage: str, batches: Iterable[Batch], num_images: int) -> Iterator[Batch]:
+        for batch in batches:
+            seen.extend([tuple(batch.pixel_values.shape[-2:])] * len(batch))
+            yield batch
+
+    quiet = planted_model()
+    quiet.model.load_state_dict(planted.model.state_dict())
+    result = calibrate_briefly(quiet.model, small, config=config, progress=progress)
+    assert [(look.image_size, look.num_photographs) for look in result.looks] == [((56, 56), 70), ((112, 112), 64)]
+    assert seen.count((112, 112)) == 64
+    assert result.verdict == ("clean" if result.looks[1].is_clean else "unresolved")
+
+
+def test_a_model_that_has_outliers_only_at_the_size_of_its_training_is_not_clean(planted):
+    """The processor makes small pictures of pictures whose flat patches are a patch wide at full size only."""
+    photographs = [_photograph(image) for image in synthetic_images(30, seed=99)]
+    processor = BitImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_mean=[0.5] * 3, image_std=[0.25] * 3
+    )
+    config = CalibrationConfig(norm_threshold=planted.norm_threshold)
+    result = calibrate_briefly(planted.model, photographs, config=config, processor=processor)
+    assert [look.image_size for look in result.looks] == [(28, 28), (112, 112)]
+    assert result.looks[0].is_clean
+    assert result.looks[1].with_outliers > 0
+    assert (result.headline, result.register_neurons) == ("unresolved", ())
+    assert "No outlier token at 28 px, but at 112 px, the size of the model's training" in result.reasons[0]
+    whole = dataclasses.replace(config, num_images=30)
+    at_size = BitImageProcessorPil(
+        size={"shortest_edge": 112}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.25] * 3
+    )
+    assert calibrate_briefly(planted.model, photographs, config=whole, processor=at_size).verdict == "fixed"
 
 
 def test_a_gate_that_nothing_passes_gives_unresolved(planted):
-    gate = dataclasses.replace(BRIEF, max_drift=-1.0, max_drift_of_zeroed=0.0)
+    gate = dataclasses.replace(BRIEF, max_drift=-1.0)
     result = calibrate_briefly(planted.model, synthetic_images(4, seed=77), config=_explicit(planted), gate=gate)
     assert result.verdict == "unresolved"
-    assert [reason for reason in result.reasons if "feature drift" in reason and "Try" in reason]
+    assert [reason for reason in result.reasons if "drift of the pooled feature" in reason and "Try" in reason]
     assert set(_places(result.register_neurons)) == set(_places(planted.register_neurons))
 
 
 def test_neurons_that_only_suit_the_images_that_chose_them_ask_for_more_images():
     """45 neurons, of which those of the few outliers of four images are found."""
     known = make_known_model("clip", "planted", trigger="bright", seed=0)
-    result = calibrate_briefly(known.model, synthetic_images(20, seed=20_000), config=CalibrationConfig(num_images=20))
+    result = calibrate_briefly(known.model, synthetic_images(28, seed=20_000), config=CalibrationConfig(num_images=28))
     assert result.verdict == "unresolved"
     assert result.selections[-1].per_neuron.outlier_ratio <= 0.1 < result.verification.outlier_ratio
-    assert "Give more images (`--num-images`)" in result.reasons[-1]
+    assert result.reasons[-1].startswith("too few images for so many neurons")
+
+
+def test_norms_that_hint_at_outliers_are_not_clean():
+    """The same model, on a number of images that nearly shows its outliers as a second population."""
+    known = make_known_model("clip", "planted", trigger="bright", seed=0)
+    result = calibrate_briefly(known.model, synthetic_images(36, seed=20_000), config=CalibrationConfig(num_images=36))
+    assert result.headline == "unresolved: too few images"
+    assert result.reasons == (
+        "too few images: the norms of 36 photographs at 112 px hint at outliers, without showing them. 72 would do: "
+        "give more with `--dataset` and `--num-images`.",
+    )
 
 
 def test_neurons_outside_the_layers_searched_give_unresolved(planted):
     """The planted layer is 2."""
     config = _explicit(planted, first_layer=3, last_layer=3)
-    result = calibrate_briefly(planted.model, synthetic_images(4, seed=77), config=config)
+    result = calibrate_briefly(planted.model, synthetic_images(ENOUGH, seed=77), config=config)
     assert {layer for layer, _ in _places(result.register_neurons)} == {3}
     assert result.verdict == "unresolved"
     assert not any("too few images" in reason for reason in result.reasons)
@@ -274,14 +397,14 @@ def test_neurons_outside_the_layers_searched_give_unresolved(planted):
 @torch.no_grad()
 def test_prefix_tokens_count_as_outliers_only_if_asked():
     """A CLS token with a huge norm, ordinary patches."""
-    model, pixel_values = DINOV2.stock_model(), images(4)
+    model, pixel_values = DINOV2.stock_model(), images(MIN_CLEAN)
     model.embeddings.cls_token.fill_(0.0)
     model.embeddings.cls_token[..., 3] = 1e4
     acts_by_layer, _ = _acts_and_states(DINOV2, model, pixel_values)
     config = CalibrationConfig(norm_threshold=5e3, last_layer=2, top_k=4)
     assert calibrate_briefly(model, pixel_values, config=config).verdict == "clean"
     asked = calibrate_briefly(model, pixel_values, config=dataclasses.replace(config, detect_on_prefix=True))
-    assert asked.provenance.images_with_outliers == 4
+    assert asked.provenance.images_with_outliers == MIN_CLEAN
     expected = torch.stack([acts[:, 0].abs().mean(0) for acts in acts_by_layer]).double()
     torch.testing.assert_close(asked.scores, expected, rtol=1e-4, atol=1e-6)
 
@@ -290,8 +413,8 @@ def test_prefix_tokens_count_as_outliers_only_if_asked():
 def test_test_time_registers_are_no_outliers(planted, detect_on_prefix):
     """A patched model, calibrated for a second round: its norms sit on the register, and nothing is left to do."""
     patched = add_test_time_registers(planted.model, planted.register_neurons)
-    config = _explicit(planted, detect_on_prefix=detect_on_prefix)
-    result = calibrate_briefly(patched, synthetic_images(4, seed=77), config=config)
+    config = _explicit(planted, detect_on_prefix=detect_on_prefix, num_images=MIN_CLEAN)
+    result = calibrate_briefly(patched, synthetic_images(MIN_CLEAN, seed=77), config=config)
     assert result.provenance.images_with_outliers == 0
     assert result.verdict == "clean"
 
@@ -311,9 +434,9 @@ def test_max_active_fraction_leaves_out_neurons_that_are_always_active(planted):
 
 
 def test_a_generator_serves_every_stage(planted):
-    config = CalibrationConfig(num_images=12, batch_size=6)
-    from_list = calibrate_briefly(planted.model, list(synthetic_images(12, seed=99)), config=config)
-    from_generator = calibrate_briefly(planted.model, iter(synthetic_images(12, seed=99)), config=config)
+    config = CalibrationConfig(num_images=ENOUGH, batch_size=6)
+    from_list = calibrate_briefly(planted.model, list(synthetic_images(ENOUGH, seed=99)), config=config)
+    from_generator = calibrate_briefly(planted.model, iter(synthetic_images(ENOUGH, seed=99)), config=config)
     assert torch.equal(from_generator.scores, from_list.scores)
     assert from_generator.verification == from_list.verification
 
@@ -430,7 +553,7 @@ def test_a_head_or_a_second_tower_does_not_hide_the_planted_neurons(case):
     loaded = case.trunk_of(model).load_state_dict(planted.model.state_dict(), strict=False)
     assert loaded.missing_keys == []  # of the bare model's pooling a head may use nothing
 
-    result = calibrate_briefly(model, synthetic_images(12, seed=99), config=_explicit(planted))
+    result = calibrate_briefly(model, synthetic_images(ENOUGH, seed=99), config=_explicit(planted))
     assert set(_places(result.register_neurons)) == set(_places(planted.register_neurons))
     assert result.verdict == "fixed"
     assert result.provenance.model_class == case.stock_class.__name__

@@ -13,6 +13,7 @@ from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
 
 LAYERS, IMAGES, PATCHES = 6, 40, 64
+KEYS = [(image, str(image)) for image in range(IMAGES)]
 
 
 def _norms(seed: int = 0, layers: int = LAYERS) -> Tensor:
@@ -35,7 +36,7 @@ def _inspect(norms: Tensor, *, default_layer: int = LAYERS - 1, **fields: Any) -
     statistics, patch_norms = NormStatistics(len(norms) - 1, torch.device("cpu")), PatchNorms()
     for part in norms.split(16, dim=1):
         statistics.add(part[1:])
-        patch_norms.add(part[0], part[1:])
+        patch_norms.add(part[0], part[1:], KEYS[len(patch_norms.keys) :][: part.shape[1]])
     return inspect(statistics, patch_norms, CalibrationConfig(**fields), default_layer=default_layer)
 
 
@@ -46,7 +47,7 @@ def test_outliers_are_bounded_by_where_they_begin_and_arrive():
     norms[5:, mask] *= 12.0
     found = _inspect(norms)
     assert (found.first_layer, found.last_layer) == (2, 4)
-    assert found.report.first_outlier_layer == 3  # over the threshold of the detection block, which norms grow to
+    assert found.report.first_outlier_layer == 2  # where a search begins, whatever norms other blocks have
     assert found.report.outlier_fraction[LAYERS - 1] == pytest.approx(2 / PATCHES)
     assert (found.report.fixed_position_share, found.report.content_share) == (0.0, 0.0)
 
@@ -133,13 +134,54 @@ def test_a_given_threshold_has_no_exceptions():
     assert found.has_outliers
 
 
+def test_blocks_with_larger_norms_have_no_outliers_for_that():
+    """Norms grow from block to block: all of the last one's are above the threshold of the detection block."""
+    norms = _norms()
+    norms[6] *= 100.0
+    for threshold in (None, 75.0):
+        report = _inspect(norms, default_layer=4, norm_threshold=threshold).report
+        shown = report.photographs_with_outliers
+        assert (shown > 0) == any(report.outlier_fraction) == (report.first_outlier_layer is not None)
+        assert report.outlier_fraction[5] <= report.outlier_fraction[4]
+    none = _inspect(norms, default_layer=4, norm_threshold=1e3).report
+    assert (none.outlier_fraction, none.first_outlier_layer, none.images_with_outliers) == ((0.0,) * 6, None, 0.0)
+
+
+def test_the_same_tokens_are_followed_through_the_blocks():
+    """At the detection block all of them; before they begin none; content and fixed positions nowhere."""
+    norms, outliers = _norms(), _scattered(2)
+    content = _scattered(1, seed=2) & ~outliers
+    norms[:, content] *= 12.0
+    norms[4:, outliers] *= 12.0
+    norms[4:, :, 63] *= 12.0
+    norms[6] /= norms[6]  # the last block hides them
+    found = _inspect(norms, default_layer=4)
+    report = found.report
+    share = float(found.report.outlier_fraction[4])
+    kept = outliers.clone()
+    kept[:, 63] = False
+    assert share == pytest.approx(kept.double().mean().item())
+    assert report.outlier_fraction == pytest.approx((0, 0, 0, share, share, 0))
+    assert report.photographs_with_outliers == int(kept.any(1).sum())
+
+
+def test_crops_and_copies_of_a_photograph_are_counted_once():
+    norms, mask = _norms(), _scattered()
+    norms[4:, mask] *= 12.0
+    statistics, patch_norms = NormStatistics(LAYERS, torch.device("cpu")), PatchNorms()
+    statistics.add(norms[1:])
+    patch_norms.add(norms[0], norms[1:], [(image // 4, str(image)) for image in range(IMAGES)])
+    report = inspect(statistics, patch_norms, CalibrationConfig(), default_layer=5).report
+    assert (report.num_images, report.num_photographs, report.photographs_with_outliers) == (40, 10, 10)
+
+
 @pytest.mark.parametrize("norm_threshold", [None, 200.0])
 def test_batches_do_not_matter(norm_threshold):
     norms, mask = _norms(), _scattered()
     norms[4:, mask] *= 12.0
     whole, patch_norms = NormStatistics(LAYERS, torch.device("cpu")), PatchNorms()
     whole.add(norms[1:])
-    patch_norms.add(norms[0], norms[1:])
+    patch_norms.add(norms[0], norms[1:], KEYS)
     config = CalibrationConfig(norm_threshold=norm_threshold)
     at_once = inspect(whole, patch_norms, config, default_layer=5)
     in_parts = _inspect(norms, norm_threshold=norm_threshold)

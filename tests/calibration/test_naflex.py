@@ -18,7 +18,7 @@ from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 
 SIZES = [(112, 112), (112, 70), (56, 112), (84, 98)]  # height and width; a patch has 14 pixels
-COUNT = 12
+COUNT = 24
 
 
 def processor(**settings) -> Siglip2ImageProcessorPil:

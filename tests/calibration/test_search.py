@@ -1,6 +1,7 @@
 """What a setting left at `None` becomes, which layers are allowed, and which stage sees which image."""
 
 import dataclasses
+import hashlib
 from collections import Counter
 
 import pytest
@@ -11,13 +12,16 @@ from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.inspection import Inspection
 from ttreg_hf.calibration.search import (
     AUTOMATIC,
+    SCORE,
+    SELECT,
+    VERIFY,
+    Roles,
     Search,
     checked_layers,
     resolved,
-    role_of,
     search_of,
 )
-from ttreg_hf.measuring.norms import NormStatistics, norm_report
+from ttreg_hf.measuring.norms import NormStatistics, OutlierCounts, norm_report
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.tower import VisionTower
 
@@ -33,7 +37,8 @@ def _config(**fields: object) -> CalibrationConfig:
 def _inspection(first_layer: int | None, last_layer: int | None) -> Inspection:
     statistics = NormStatistics(3, torch.device("cpu"))
     statistics.add(torch.ones(3, 2, 3))
-    return Inspection(norm_report(statistics, 1, 10.0), RULE, first_layer, last_layer)
+    counts = OutlierCounts(2, 0, (0.0,) * 3, None)
+    return Inspection(norm_report(statistics, 1, 10.0, counts), RULE, first_layer, last_layer)
 
 
 def test_negative_layers_count_from_the_end(bare_case):
@@ -100,15 +105,32 @@ def test_automatic_settings_are_fields_that_default_to_none():
     assert all(defaults[name] is None for name in AUTOMATIC)
 
 
-def test_roles_depend_on_place_and_seed_only():
-    roles = [role_of(place, 0) for place in range(4000)]
-    assert roles == [role_of(place, 0) for place in range(4000)]
-    assert roles != [role_of(place, 1) for place in range(4000)]
-    assert {role: [place for place in range(40) if roles[place] == role] for role in ("select", "verify")} == WRITTEN
-    counts = Counter(roles)
-    assert abs(counts["select"] - 500) < 105 > abs(counts["verify"] - 500)  # five deviations of 4000 draws
-    assert counts["score"] == 4000 - counts["select"] - counts["verify"]
+@pytest.mark.parametrize(
+    ("count", "each"), [(0, 0), (1, 0), (6, 3), (16, 8), (24, 8), (48, 8), (71, 8), (72, 9), (800, 100)]
+)
+def test_an_eighth_verifies_but_at_least_eight_photographs(count, each):
+    roles = Roles.of(range(count), seed=3)
+    counts = Counter(roles.role(photograph) for photograph in range(count))
+    assert (counts[VERIFY], counts[SELECT], counts[SCORE]) == (each, each, count - 2 * each)
+
+
+def test_roles_depend_on_photograph_and_seed_only():
+    roles, again, other = Roles.of(range(64), 0), Roles.of(list(range(63, -1, -1)), 0), Roles.of(range(64), 1)
+    found = [roles.role(photograph) for photograph in range(64)]
+    assert found == [again.role(photograph) for photograph in range(64)]
+    assert found != [other.role(photograph) for photograph in range(64)]
+    assert {role: [place for place in range(64) if found[place] == role] for role in (SELECT, VERIFY)} == WRITTEN
+
+
+def test_those_that_verify_are_the_lowest_hashes_however_many_there_are():
+    """So that more photographs keep the order, and only the cut moves."""
+    small, large = Roles.of(range(64), 0), Roles.of(range(640), 0)
+    by_hash = sorted(range(640), key=lambda photograph: hashlib.sha256(f"0:{photograph}".encode()).digest())
+    assert {place for place in range(640) if large.role(place) == VERIFY} == set(by_hash[:80])
+    assert {place for place in range(64) if small.role(place) == VERIFY} == {at for at in by_hash if at < 64} & set(
+        [at for at in by_hash if at < 64][:8]
+    )
 
 
 # written down: a split that changes between versions or machines makes results incomparable
-WRITTEN = {"select": [7, 18, 20, 25], "verify": [15, 36]}
+WRITTEN = {"select": [4, 7, 9, 33, 37, 45, 61, 63], "verify": [15, 18, 20, 25, 36, 44, 46, 57]}

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from transformers import BitImageProcessorPil
+import torch
+from PIL import Image
+from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from ttreg_hf.cli import main
 from ttreg_hf.images.photographs import load_photographs
+from ttreg_hf.images.scenes import draw_scene
 from ttreg_hf.planted import planted_model
 
 SIZE = 112
-NORM_THRESHOLD = 20  # seven images are too few to show two populations
+NORM_THRESHOLD = 20  # seven photographs are too few to show two populations
+PICTURES = 48  # enough for every verdict
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,53 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shelf")
 
 
-@pytest.fixture(scope="session")
-def base(shelf: Path) -> Path:
-    """A stock checkpoint with planted register neurons in layer 2."""
+def _processor() -> BitImageProcessorPil:
     crop = {"height": SIZE, "width": SIZE}
-    processor = BitImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=crop, do_center_crop=True)
-    pixel_values = processor(images=load_photographs(), return_tensors="pt")["pixel_values"]
+    return BitImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=crop, do_center_crop=True)
+
+
+@pytest.fixture(scope="session")
+def pictures(shelf: Path) -> Path:
+    """A folder of independent pictures: the bundled photographs and drawn scenes, small."""
+    folder = shelf / "a folder"
+    folder.mkdir()
+    photographs = [photograph.resize((SIZE, SIZE)) for photograph in load_photographs()]
+    scenes = [draw_scene(number, size=SIZE) for number in range(PICTURES - len(photographs))]
+    for number, picture in enumerate([*photographs, *scenes]):
+        picture.save(folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(shelf: Path, pictures: Path) -> Path:
+    """A stock checkpoint with planted register neurons in layer 2."""
+    opened = [Image.open(path).convert("RGB") for path in sorted(pictures.iterdir())]
+    pixel_values = _processor()(images=opened, return_tensors="pt")["pixel_values"]
     planted = planted_model("dinov2", trigger="low_information", images=pixel_values)
     planted.model.save_pretrained(shelf / "base")
-    processor.save_pretrained(shelf / "base")
+    _processor().save_pretrained(shelf / "base")
     return shelf / "base"
 
 
 @pytest.fixture(scope="session")
-def calibration(base: Path, shelf: Path) -> Path:
-    succeed("calibrate", base, "--output", shelf / "calibration", "--norm-threshold", NORM_THRESHOLD)
+def quiet(shelf: Path) -> Path:
+    """A stock checkpoint without outliers."""
+    config = Dinov2Config(
+        hidden_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=SIZE, patch_size=14, mlp_ratio=2
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = Dinov2Model(config)
+        model.embeddings.position_embeddings.normal_()
+        model.embeddings.patch_embeddings.projection.weight.mul_(0.1)
+        model.save_pretrained(shelf / "quiet")
+    _processor().save_pretrained(shelf / "quiet")
+    return shelf / "quiet"
+
+
+@pytest.fixture(scope="session")
+def calibration(base: Path, pictures: Path, shelf: Path) -> Path:
+    succeed("calibrate", base, "--output", shelf / "calibration", "--dataset", pictures)
     return shelf / "calibration"
 
 

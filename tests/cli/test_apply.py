@@ -4,12 +4,13 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from ttreg_hf.images.photographs import photograph_paths
 from ttreg_hf.known.known_checkpoint import PublishedOptions
 
-from .conftest import run, succeed
+from .conftest import NORM_THRESHOLD, run, succeed
 
 
 @pytest.fixture
@@ -74,10 +75,61 @@ def test_force_patches_whatever_the_verdict_is(base, judged, tmp_path, verdict):
     assert (tmp_path / "ck" / "config.json").is_file()
 
 
-def test_apply_notes_a_calibration_of_another_model(base, calibration, tmp_path):
+def test_a_calibration_goes_with_its_weights_and_not_with_a_name(base, calibration, tmp_path):
     shutil.copytree(base, tmp_path / "other")
     out = succeed("apply", tmp_path / "other", "--calibration", calibration, "--output", tmp_path / "ck").out
-    assert f"was made for {base}, not for {tmp_path / 'other'}" in out
+    assert f"({calibration}, verdict fixed)" in out
+    assert not json.loads((tmp_path / "ck" / "calibration.json").read_text())["on_other_weights"]
+    assert "Verdict: **fixed**" in (tmp_path / "ck" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_calibration_made_in_half_precision_goes_with_the_whole_weights(base, pictures, dtype, tmp_path):
+    options = ("--dataset", pictures, "--dtype", dtype, "--device", "cpu", "--num-images", 24, "--top-k", 2)
+    succeed("calibrate", base, "--output", tmp_path / "c", "--norm-threshold", NORM_THRESHOLD, *options)
+    succeed("apply", base, "--calibration", tmp_path / "c", "--output", tmp_path / "ck")
+
+
+@pytest.fixture
+def retrained(base, tmp_path):
+    """The same model after one step of somebody's training, under the same name of its folder."""
+    folder = shutil.copytree(base, tmp_path / "retrained" / base.name)
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.1.mlp.fc1.weight"] += 1e-3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_apply_refuses_a_calibration_of_other_weights(retrained, base, calibration, tmp_path):
+    ended = run("apply", retrained, "--calibration", calibration, "--output", tmp_path / "ck")
+    assert ended.code == 3
+    assert f"A calibration belongs to the weights that were measured, those of {base}, but this model has" in ended.err
+    assert not (tmp_path / "ck").exists()
+
+
+def test_forced_onto_other_weights_nothing_says_that_they_were_measured(retrained, calibration, tmp_path):
+    out = succeed("apply", retrained, "--calibration", calibration, "--output", tmp_path / "ck", "--force").out
+    assert f"({calibration}, not measured on these weights)" in out
+    card = (tmp_path / "ck" / "README.md").read_text(encoding="utf-8")
+    assert "**Not measured on these weights.**" in card
+    assert "Verdict:" not in card
+    assert "outliers after / before" not in card
+    config = json.loads((tmp_path / "ck" / "config.json").read_text())
+    assert config["register_neurons"] == [
+        [layer, neuron]
+        for layer, neuron, _ in json.loads((calibration / "calibration.json").read_text())["register_neurons"]
+    ]
+    ended = run("push", tmp_path / "ck", "org/name", "--dry-run")
+    assert ended.code == 3
+    assert "this model has others" in ended.err
+    said = run("verify", tmp_path / "ck").out
+    assert "was not measured on these weights: its threshold is not used" in said
+
+
+def test_apply_refuses_a_calibration_of_a_model_with_other_widths(quiet, calibration, tmp_path):
+    ended = run("apply", quiet, "--calibration", calibration, "--output", tmp_path / "ck")
+    assert ended.code == 3
+    assert "this model has others" in ended.err
 
 
 def test_overwrite_replaces_a_checkpoint(base, calibration, tmp_path):

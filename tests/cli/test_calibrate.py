@@ -23,13 +23,15 @@ from ttreg_hf.known.known_checkpoint import Recipe
 from .conftest import run, succeed, without_waiting
 
 
-def test_calibrate_writes_its_files_and_says_what_comes_next(base, calibration, tmp_path):
-    out = succeed("calibrate", base, "--output", tmp_path / "c", "--top-k", "2", "--norm-threshold", "60").out
+def test_calibrate_writes_its_files_and_says_what_comes_next(base, pictures, tmp_path):
+    options = ("--top-k", "2", "--norm-threshold", "60", "--dataset", pictures)
+    out = succeed("calibrate", base, "--output", tmp_path / "c", *options).out
     result = CalibrationResult.load(tmp_path / "c")
     assert result.verdict == "fixed"
     assert {neuron.layer for neuron in result.register_neurons} == {2}
     for expected in (
-        "images: the bundled photographs (7)", "verdict: fixed", "in-sample", "outlier patches",
+        f"images: {pictures} (48)", "verdict: fixed (register neurons", "In-sample", "outlier patches",
+        "JPEG of quality 90", "moved by one patch",
         "cosine of the pooled feature",
         f"{result.register_neurons[0].neuron}: ", f"wrote {tmp_path / 'c' / 'calibration.json'}",
         f"Next: ttreg apply {base} --calibration {tmp_path / 'c'} --output",
@@ -64,13 +66,28 @@ def test_recipe_gives_the_published_settings_and_options_win(base, known, tmp_pa
     assert (config["num_images"], config["norm_threshold"], config["top_k"]) == (5, 70.0, 1)
 
 
-def test_clean_model_is_a_result_not_a_failure(base, tmp_path):
-    out = succeed("calibrate", base, "--output", tmp_path / "c", "--norm-threshold", "1e6").out
-    assert "verdict: clean" in out
+def test_clean_model_is_a_result_not_a_failure(quiet, pictures, tmp_path):
+    out = succeed("calibrate", quiet, "--output", tmp_path / "c", "--dataset", pictures).out
+    said = f"no high-norm outlier patches in 48 photographs of {pictures} at 112 px"
+    assert f"verdict: clean ({said} (95 %: fewer than 6.1 % of such photographs have one). Low-norm" in out
+    assert "Next: nothing." in out
     assert CalibrationResult.load(tmp_path / "c").register_neurons == ()
     page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
-    assert "nothing to do" in page
+    assert said in page
     assert 'name="moved"' not in page
+
+
+@pytest.mark.parametrize("options", [(), ("--num-images", 2), ("--norm-threshold", 20), ("--norm-threshold", 1e6)])
+def test_the_bundled_photographs_alone_show_nothing(base, tmp_path, options):
+    """Seven, or two, whatever they look like."""
+    out = succeed("calibrate", base, "--output", tmp_path / "c", *options).out
+    assert "verdict: unresolved: too few images" in out
+    assert "would do" in out
+    assert f"Next: ttreg calibrate {base} --output {tmp_path / 'c'} --overwrite --dataset FOLDER, with more" in out
+    assert "95 % interval of" not in out
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert "unresolved: too few images" in page
+    assert run("apply", base, "--calibration", tmp_path / "c", "--output", tmp_path / "ck").code == 3
 
 
 def test_other_ranks_write_nothing(base, calibration, tmp_path, monkeypatch):

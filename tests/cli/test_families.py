@@ -48,7 +48,7 @@ def chain(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("chain")
     planted = request.param(folder / "base")
     (folder / "images").mkdir()
-    arrays = ((synthetic_images(12, seed=99) * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    arrays = ((synthetic_images(24, seed=99) * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     for place, array in enumerate(arrays):
         height, width = SIZES[place % 4] if request.param is _siglip2 else SIZES[0]
         image = Image.fromarray(array[:height, :width].contiguous().numpy())

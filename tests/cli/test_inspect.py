@@ -32,8 +32,39 @@ def test_inspect_as_json_is_the_norm_report(base):
 
 def test_inspect_says_when_there_is_nothing_to_do(base):
     out = succeed("inspect", base, "--norm-threshold", "1e6").out
-    assert "no outlier tokens seen, nothing to do" in out
-    assert "Next" not in out
+    assert "No outlier tokens seen in 7 photographs" in out
+    assert "At 95 %, fewer than 34.8 % of such photographs have one" in out
+    assert "Next: look at 29 photographs or more" in out
+    assert "outliers begin" not in out
+
+
+def test_inspect_says_one_thing_in_table_sentence_json_and_next_step(base, pictures):
+    """Clear outliers, an ordinary spread that a low threshold cuts, and nothing."""
+    for threshold, shows in ((NORM_THRESHOLD, True), (None, True), (1e6, False)):
+        options = ["inspect", base, "--dataset", pictures, *(["--norm-threshold", threshold] if threshold else [])]
+        out, found = succeed(*options).out, json.loads(succeed(*options, "--json").out)
+        assert found["shows_outliers"] is shows
+        assert ("outliers begin" in out) is shows
+        assert (found["first_outlier_layer"] is not None) is shows
+        assert any(found["outlier_fraction"]) is shows
+        assert ("have outlier tokens there" in out) is shows
+        assert ("Next: ttreg calibrate" in out) is shows
+        assert ("Next: nothing to do." in out) is not shows
+        assert f"Next: {found['next']}" in out
+        assert all(p999 <= largest for p999, largest in zip(found["p999"], found["max"], strict=True))
+
+
+def test_inspect_recommends_nothing_where_the_largest_norm_is_an_ordinary_one(quiet, pictures):
+    """A threshold may be given that cuts into the ordinary norms."""
+    norms = json.loads(succeed("inspect", quiet, "--dataset", pictures, "--json").out)
+    block = norms["detection_layer"]
+    assert norms["max"][block] < 1.5 * norms["median"][block]
+    threshold = 0.5 * (norms["median"][block] + norms["max"][block])
+    ended = succeed("inspect", quiet, "--dataset", pictures, "--norm-threshold", threshold)
+    assert "exceed it, but the largest norm is 1." in ended.out
+    assert "an ordinary spread, not outlier tokens" in ended.out
+    assert "outliers begin" not in ended.out
+    assert "Next: nothing to do." in ended.out
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
@@ -53,10 +84,11 @@ def test_inspect_runs_in_the_number_format_asked_for(base):
     assert rounded == pytest.approx(exact, rel=0.05)
 
 
-def test_inspect_says_that_a_few_images_cannot_show_two_populations(base):
+def test_inspect_says_that_a_few_images_may_miss_outliers(base):
     out = succeed("inspect", base, "--num-images", "2").out
-    assert "are one population in 2 images: no outlier tokens seen, nothing to do" in out
-    assert "A few images cannot show a second one" in out
+    assert "show no outlier tokens in 2 photographs" in out
+    assert "At 95 %, fewer than 77.6 % of such photographs have one" in out
+    assert "Next: look at 29 photographs or more" in out
 
 
 def test_inspect_writes_its_norms_and_their_pictures(base, tmp_path):

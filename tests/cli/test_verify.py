@@ -24,13 +24,13 @@ def without_record(checkpoint, tmp_path):
     return folder
 
 
-def test_verify_finds_a_working_checkpoint_fixed(checkpoint, calibration):
+def test_verify_finds_a_working_checkpoint_fixed(checkpoint, calibration, pictures):
     before = {path: path.stat().st_mtime_ns for path in checkpoint.rglob("*")}
-    ended = succeed("verify", checkpoint)
+    ended = succeed("verify", checkpoint, "--dataset", pictures)
     for expected in (
-        "images: the bundled photographs (7)", "loads without ttreg_hf and gives the recorded outputs",
+        f"images: {pictures} (48)", "loads without ttreg_hf and gives the recorded outputs",
         "verdict: fixed", "outlier patches", "attention on the register", "zeroed, not moved", "of 10 random draws",
-        "in-sample",
+        "In-sample",
     ):  # fmt: skip
         assert expected in ended.out, expected
     threshold = CalibrationResult.load(calibration).norms.norm_threshold
@@ -38,35 +38,43 @@ def test_verify_finds_a_working_checkpoint_fixed(checkpoint, calibration):
     assert {path: path.stat().st_mtime_ns for path in checkpoint.rglob("*")} == before
 
 
-def test_verify_gives_the_numbers_of_the_calibration(without_record, calibration):
-    found = json.loads(succeed("verify", without_record, "--json").out)
+def test_verify_gives_the_numbers_of_the_calibration(without_record, calibration, pictures, tmp_path):
+    """On the images that verified it."""
     expected = CalibrationResult.load(calibration).verification
-    assert found["verdict"] == "fixed"
+    folder = tmp_path / "verified"
+    folder.mkdir()
+    for place in expected.places:
+        shutil.copy(pictures / f"{place:02d}.png", folder)
+    ended = run("verify", without_record, "--dataset", folder, "--json")
+    found = json.loads(ended.out)
+    assert (ended.code, found["verdict"]) == (3, "unresolved")  # of so few, though all conditions hold
+    assert all(check["value"] <= check["bound"] for check in found["verification"]["checks"])
     assert found["output_difference"] is None
-    assert found["verification"]["num_images"] == expected.num_images == 7
+    assert found["num_photographs"] == found["verification"]["num_images"] == expected.num_images == 8
     assert found["verification"]["outlier_fraction_before"] == pytest.approx(expected.outlier_fraction_before)
     model = AutoModel.from_pretrained(without_record)
     places = [[effect["layer"], effect["neuron"]] for effect in found["verification"]["neurons"]]
     assert places == model.config.register_neurons
 
 
-def test_verify_of_neurons_that_do_not_help_exits_3(base, calibration, tmp_path):
+def test_verify_of_neurons_that_do_not_help_exits_3(base, calibration, pictures, tmp_path):
     stock = load_model(str(base))
     patched = add_test_time_registers(stock, [(3, 0), (3, 1)])
     save_checkpoint(patched, tmp_path / "ck", processor=load_processor(str(base)))
     (tmp_path / "ck" / "expected_outputs.json").unlink()
     norms = CalibrationResult.load(calibration).norms
-    ended = run("verify", tmp_path / "ck", "--norm-threshold", norms.norm_threshold)
+    ended = run("verify", tmp_path / "ck", "--norm-threshold", norms.norm_threshold, "--dataset", pictures)
     assert ended.code == 3, ended.err
     assert "verdict: unresolved" in ended.out
     assert "because: outliers after / before is 1, allowed is 0.1" in ended.out
 
 
-def test_verify_where_the_base_model_has_no_outliers_exits_3(without_record):
-    ended = run("verify", without_record, "--norm-threshold", "1e6", "--json")
-    assert ended.code == 3
-    found = json.loads(ended.out)
-    assert (found["verdict"], found["verification"]) == ("clean", None)
+def test_verify_where_the_base_model_has_no_outliers_exits_3(without_record, pictures):
+    for options, verdict in ((("--dataset", pictures), "clean"), ((), "unresolved")):  # the seven photographs
+        ended = run("verify", without_record, "--norm-threshold", "1e6", "--json", *options)
+        assert ended.code == 3
+        found = json.loads(ended.out)
+        assert (found["verdict"], found["verification"]) == (verdict, None)
 
 
 def test_verify_keeps_the_options_of_the_checkpoint(base, without_record, tmp_path):

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets import Image as ImageFeature
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data._utils.pin_memory import pin_memory
+from transformers import BitImageProcessorPil
 
 from ttreg_hf.images.bad_image import BadImage
 from ttreg_hf.images.batches import ImageBatches
@@ -335,8 +336,29 @@ def test_first_takes_exactly_so_many():
     assert places(batches.where(lambda place: place > 2).first(99)) == [[3, 4, 5], [6]]
 
 
-def test_holds_any_tells_whether_an_image_is_left():
-    batches = batches_of(numbers(3))
-    assert batches.holds_any()
-    assert not batches.where(lambda place: False).holds_any()
-    assert not batches_of(iter(())).holds_any()
+def test_the_count_is_exact_where_it_can_be_known():
+    """A list has a length; a stream is gone through, as far as a few images."""
+    assert batches_of(numbers(3)).expected_count() == 3
+    assert batches_of(numbers(30), num_images=8).expected_count() == 8
+    assert batches_of(iter(numbers(100)), num_images=500).expected_count() == 100
+    assert batches_of(iter(numbers(140)), num_images=500).expected_count() == 500
+    assert batches_of(iter(())).expected_count() == 0
+
+
+def test_another_size_is_the_processors_own_in_proportion():
+    photographs = [Image.effect_noise((300, 260), 90).convert("RGB") for _ in range(2)]
+    given = {"resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    small = BitImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}, **given)
+    large = BitImageProcessorPil(size={"shortest_edge": 128}, crop_size={"height": 112, "width": 112}, **given)
+    batches = batches_of(photographs, processor=small)
+    found = [batch.pixel_values for batch in batches.at_size((112, 112), (56, 56))]
+    expected = large(images=photographs, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(torch.cat(found), expected)
+    assert next(iter(batches)).pixel_values.shape[-2:] == (56, 56)  # the original is as it was
+
+
+def test_float_tensors_are_interpolated_to_another_size():
+    batches = batches_of([torch.full((3, 28, 28), 2.0), torch.rand(3, 28, 28)])
+    (batch,) = batches.at_size((56, 42), (28, 28))
+    assert batch.pixel_values.shape == (2, 3, 56, 42)
+    torch.testing.assert_close(batch.pixel_values[0], torch.full((3, 56, 42), 2.0))

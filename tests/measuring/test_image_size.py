@@ -30,6 +30,9 @@ class Found:
     register_neurons: tuple[RegisterNeuron, ...] = (RegisterNeuron(0, 1, 1.0),)
     shift_value: str = "per_neuron"
 
+    def check_weights(self, model, tower=None):
+        """Of any weights."""
+
 
 def measure(patched, side):
     """What every verb that measures does first."""

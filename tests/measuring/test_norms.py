@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ttreg_hf.measuring.norms import NormReport, NormStatistics, norm_report, paper_threshold
+from ttreg_hf.measuring.norms import NormReport, NormStatistics, OutlierCounts, norm_report, paper_threshold
 
 CPU = torch.device("cpu")
 ONE_BIN = 2 ** (1 / 64)  # a histogram bin's width, 1.1 %
@@ -28,8 +28,11 @@ def _statistics(norms: torch.Tensor) -> NormStatistics:
     return statistics
 
 
-def _report(norms: torch.Tensor, layer: int = 1, threshold: float = 200.0) -> NormReport:
-    return norm_report(_statistics(norms), layer, threshold)
+NONE = OutlierCounts(0, 0, (0.0, 0.0, 0.0), 0)
+
+
+def _report(norms: torch.Tensor) -> NormReport:
+    return norm_report(_statistics(norms), min(1, len(norms) - 1), 200.0, NONE)
 
 
 def test_mean_deviation_and_max_are_exact():
@@ -56,38 +59,27 @@ def test_values_off_the_scale_are_counted_at_its_ends(value):
     assert statistics.max_L.item() == pytest.approx(value)
 
 
-def test_outlier_fraction_counts_patches_above_the_threshold():
-    report = _report(_norms())
-    assert report.outlier_fraction[0] == 0.0
-    assert report.outlier_fraction[1] == pytest.approx(10 / 2000, rel=1e-12)
-    assert report.outlier_fraction[2] == pytest.approx((_norms()[2] > 200).double().mean().item(), rel=1e-12)
+@pytest.mark.parametrize("value", [3.0, 100.0, 1e-9])
+def test_no_quantile_is_above_the_largest_norm(value):
+    """A bin's middle may be."""
+    report = _report(torch.full((1, 4, 9), value))
+    assert report.median == report.p999 == pytest.approx(report.max)
+    assert report.p999[0] <= report.max[0]
 
 
-def test_images_with_outliers_is_a_share_of_the_images_at_the_detection_block():
-    assert _report(_norms()).images_with_outliers == pytest.approx(0.25)
-    assert _report(_norms(), layer=0).images_with_outliers == 0.0
-    # counted by patches it would be 20 of 2000
-    assert _report(_norms(), layer=2, threshold=1000.0).images_with_outliers == pytest.approx(0.25)
-
-
-@pytest.mark.parametrize("factor", [1.0, 1.0001, 100.0])
-def test_nothing_is_above_a_threshold_at_or_above_the_maximum(factor):
-    report = _report(_norms(), layer=1, threshold=300.0 * factor)
-    assert report.outlier_fraction[:2] == (0.0, 0.0)
-    assert report.images_with_outliers == 0.0
-
-
-def test_above_means_strictly_above():
-    norms = torch.full((1, 1, 4), 8.0)
-    assert _report(norms, layer=0, threshold=8.0).first_outlier_layer is None
-    assert _report(norms, layer=0, threshold=7.9).first_outlier_layer == 0
-    assert _report(norms, layer=0, threshold=7.9).outlier_fraction[0] > 0
-
-
-def test_first_outlier_layer_is_the_first_block_over_the_threshold():
-    assert _report(_norms()).first_outlier_layer == 1
-    assert _report(_norms(), threshold=1000.0).first_outlier_layer == 2
-    assert _report(_norms(), threshold=6000.0).first_outlier_layer is None
+@pytest.mark.parametrize(("largest", "with_outliers", "shown"), [(15.0, 3, True), (14.0, 3, False), (15.0, 0, False)])
+def test_outliers_are_shown_where_there_are_some_and_the_largest_norm_is_no_ordinary_one(
+    largest, with_outliers, shown
+):
+    norms = torch.full((2, 4, 50), 10.0)
+    norms[1, 0, 0] = largest
+    norms[0, 0, 0] = 1e3  # another block
+    counts = OutlierCounts(12, with_outliers, (0.0, 0.1), 1)
+    report = norm_report(_statistics(norms), 1, 12.0, counts)
+    assert report.shows_outliers is shown
+    assert (report.num_photographs, report.photographs_with_outliers) == (12, with_outliers)
+    assert report.images_with_outliers == pytest.approx(with_outliers / 12)
+    assert report.largest_ratio == pytest.approx(largest / 10, rel=0.02)
 
 
 def test_paper_threshold_is_mean_plus_three_deviations():
@@ -103,21 +95,21 @@ def test_merging_parts_in_any_order_equals_one_pass(sizes, reverse):
     merged = NormStatistics(3, CPU)
     for part in reversed(parts) if reverse else parts:
         merged.merge(_statistics(part))
-    _assert_equal_reports(norm_report(merged, 1, 200.0), _report(_norms()))
+    _assert_equal_reports(norm_report(merged, 1, 200.0, NONE), _report(_norms()))
 
 
 def test_batch_size_does_not_matter():
     batched = NormStatistics(3, CPU)
     for part in _norms().split(7, dim=1):
         batched.add(part)
-    _assert_equal_reports(norm_report(batched, 1, 200.0), _report(_norms()))
+    _assert_equal_reports(norm_report(batched, 1, 200.0, NONE), _report(_norms()))
 
 
 def test_images_of_other_sizes_count_by_their_patches():
     """One image with one patch of norm 1 and one with three of norm 5: the mean over patches is 4, of means 3."""
     statistics = _statistics(torch.full((1, 1, 1), 1.0))
     statistics.add(torch.full((1, 1, 3), 5.0))
-    assert norm_report(statistics, 0, 100.0).mean == (4.0,)
+    assert norm_report(statistics, 0, 100.0, NONE).mean == (4.0,)
 
 
 def _assert_equal_reports(one: NormReport, other: NormReport) -> None:

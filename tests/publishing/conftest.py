@@ -9,7 +9,7 @@ from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.planted import PlantedModel, planted_model
+from ttreg_hf.planted import PlantedModel, planted_model, synthetic_images
 from ttreg_hf.publishing.checkpoint import save_checkpoint
 
 
@@ -20,8 +20,8 @@ def planted() -> PlantedModel:
 
 @pytest.fixture(scope="session")
 def result(planted: PlantedModel) -> CalibrationResult:
-    settings = CalibrationConfig(num_images=16, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
-    return calibrate(planted.model, planted.sample, config=settings)
+    settings = CalibrationConfig(num_images=24, top_k=2, last_layer=2, norm_threshold=planted.norm_threshold)
+    return calibrate(planted.model, synthetic_images(24), config=settings)
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.controls import Controls
 from ttreg_hf.calibration.convergence import Convergence
+from ttreg_hf.calibration.gate import Drift, Drifts
 from ttreg_hf.calibration.provenance import Provenance
+from ttreg_hf.calibration.verdict import Look
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.intervention import Outcome
@@ -22,6 +24,7 @@ from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.publishing.card import hand_written, merged_card, model_card
 from ttreg_hf.register_neuron import RegisterNeuron
 
+DRIFT = Drift(0.002, (0.001, 0.003), 0.001, (0.0, 0.002))
 PHOTOGRAPHS = DataSource(repo_id="org/photographs", split="train")
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -41,7 +44,12 @@ def calibration(source=PHOTOGRAPHS):
         norms=NormReport(**norms),
         verification=Verification(
             num_images=8,
+            num_photographs=8,
+            photographs_with_outliers=8,
             in_sample=True,
+            places=(),
+            drifts=Drifts(DRIFT, DRIFT, DRIFT, DRIFT),
+            zeroing_passes=False,
             outlier_fraction_before=0.04,
             outlier_fraction_after=0.001,
             outlier_ratio_interval=None,
@@ -79,10 +87,12 @@ def calibration(source=PHOTOGRAPHS):
             image_size=(56, 56),
             processes=1,
             dtype="float32",
+            weights={"float32": "0" * 64},
             versions={},
             created="2026-01-01",
         ),
         outlier_rule=OutlierRule(detection_layer=1, norm_threshold=30.0),
+        looks=(Look((56, 56), 8, 8),),
     )
 
 
@@ -115,7 +125,10 @@ def test_card_without_a_published_base_model_names_none():
 def test_card_shows_measurements_and_their_images():
     card = model_card(config(), calibration(), pictures=["pictures/cat.png"])
     assert card.data.datasets == ["org/photographs"]
-    assert "Verdict: **fixed**, on 8 images (org/photographs (train); in-sample" in card.text
+    assert "Verdict: **fixed**: register neurons found, and moving them works (8 photographs of" in card.text
+    assert "org/photographs (train) at 56 px)." in card.text
+    assert "In-sample: measured on images that were also used to find the neurons." in card.text
+    assert "moving was not shown to be" not in card.text
     assert "| outlier patches, block 1, norm above 30 | 4.00 % | 0.10 % |" in card.text
     assert "| largest patch norm there | 90 | 20 |" in card.text
     assert "| cosine of the pooled feature to the base model's, mean | 1 | 0.9980 |" in card.text
@@ -239,3 +252,26 @@ def test_metadata_cannot_end_the_comment_that_remembers_it():
     card = model_card(config(), tags=["--> <b>"])
     assert card.text.count("-->") == 2
     assert merged_card(model_card(config()), ModelCard(str(card))).data.tags[-1] == "custom_code"
+
+
+def test_card_shows_nothing_of_a_calibration_of_other_weights():
+    other = dataclasses.replace(calibration(), on_other_weights=True)
+    text = model_card(config(), other).text
+    assert "**Not measured on these weights.**" in text
+    assert "those of\n`org/vit`" in text
+    assert "Verdict" not in text
+    assert not [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_card_says_where_moving_was_not_shown_to_be_needed():
+    found = calibration()
+    found = dataclasses.replace(found, verification=dataclasses.replace(found.verification, zeroing_passes=True))
+    assert "moving was not shown to be needed here" in model_card(config(), found).text
+
+
+def test_card_of_a_clean_model_says_what_was_looked_for():
+    clean = dataclasses.replace(
+        calibration(), verdict="clean", verification=None, register_neurons=(), looks=(Look((56, 56), 40, 0),)
+    )
+    text = model_card(config(), clean).text
+    assert "Verdict: **clean**: no high-norm outlier patches in 40 photographs of org/photographs (train)" in text

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ttreg_hf.planted import synthetic_images
 
-NUM_IMAGES = 12
+NUM_IMAGES = 24
 MEAN, STD = 0.5, 1 / 6  # 8 bits hold values from -3 to 3
 
 PUBLISH = f"""

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.calibration.search import VERIFY, role_of
 from ttreg_hf.measuring.image_maps import image_maps
 from ttreg_hf.report.neuron_switch import State, counts_to_show, record_switch
 from ttreg_hf.report.switch_file import SWITCH_FILE, load_switch, save_switch
@@ -31,8 +30,7 @@ def twin_of(reported, state):
 
 def shown_images(reported):
     """Those that verified, and then the first of all; every one has outliers."""
-    places = sorted(range(len(reported.images)), key=lambda place: role_of(place, 0) != VERIFY)
-    return reported.images[places[:4]]
+    return reported.images[list(reported.result.verification.places[:4])]
 
 
 def test_maps_are_those_of_the_model_in_that_state(reported):

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.candidates import Candidate
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.provenance import Provenance
 from ttreg_hf.calibration.selection import Selection
+from ttreg_hf.calibration.verdict import Look, headline, meaning
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.measuring.norms import NormReport
 from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.measuring.trunk_weights import has_checksum
 from ttreg_hf.records import from_json
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,9 @@ class CalibrationResult:
         chosen: names of the settings that were chosen automatically.
         provenance: where this comes from.
         outlier_rule: which tokens counted as outliers, exceptions included.
+        looks: at the norms, at the images' size; before `clean` also at the size of the model's training.
+        on_other_weights: whether it lies beside a checkpoint with other weights than those that were measured: then it
+            says nothing about that checkpoint.
     """
 
     register_neurons: tuple[RegisterNeuron, ...]
@@ -64,6 +71,8 @@ class CalibrationResult:
     chosen: tuple[str, ...]
     provenance: Provenance
     outlier_rule: OutlierRule
+    looks: tuple[Look, ...]
+    on_other_weights: bool = False
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -91,6 +100,46 @@ class CalibrationResult:
             caption=caption,
         )
 
+    @property
+    def headline(self) -> str:
+        """The verdict, such as `fixed` or `unresolved: too few images`."""
+        return headline(self.verdict, self.reasons)
+
+    @property
+    def meaning(self) -> str:
+        """What the verdict says, and what it does not say."""
+        return meaning(self.verdict, self.looks, str(self.provenance.source))
+
+    def was_found_on(self, model: PreTrainedModel, tower: str | None = None) -> bool:
+        """Whether a model, stock or patched, has the weights that were measured, in whatever number format.
+
+        Args:
+            model: with the same trunk, with or without more around it.
+            tower: dotted path of its vision tower, if it holds several.
+
+        Raises:
+            ValueError: a model of no supported family, or whose weights are not in memory.
+        """
+        measured = VisionTower.to_measure(model, name=tower, registers=False)
+        return has_checksum(measured, self.provenance.weights)
+
+    def check_weights(self, model: PreTrainedModel, tower: str | None = None) -> None:
+        """Refuse a model with other weights than those that were measured; arguments as in `was_found_on`.
+
+        Raises:
+            ValueError: it has.
+        """
+        if not self.was_found_on(model, tower):
+            raise ValueError(
+                f"A calibration belongs to the weights that were measured, those of {self.provenance.model}, but "
+                f"{model.name_or_path or type(model).__name__} has others. Calibrate it, or pass the calibration's "
+                "`register_neurons` if you know that they fit."
+            )
+
+    def beside(self, model: PreTrainedModel) -> "CalibrationResult":
+        """The same as it is saved beside a checkpoint of this model: it knows whether it speaks of its weights."""
+        return dataclasses.replace(self, on_other_weights=not self.was_found_on(model))
+
     def to_dict(self) -> dict[str, Any]:
         """All but the scores, as JSON takes it."""
         return {
@@ -108,6 +157,8 @@ class CalibrationResult:
             "convergence": dataclasses.asdict(self.convergence) if self.convergence else None,
             "provenance": dataclasses.asdict(self.provenance),
             "outlier_rule": dataclasses.asdict(self.outlier_rule),
+            "looks": [dataclasses.asdict(look) for look in self.looks],
+            "on_other_weights": self.on_other_weights,
         }
 
     def save(self, directory: str | Path) -> None:

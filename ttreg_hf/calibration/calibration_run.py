@@ -15,7 +15,18 @@ from ttreg_hf.calibration.provenance import Provenance, provenance_of
 from ttreg_hf.calibration.search import AUTOMATIC, resolved
 from ttreg_hf.calibration.selection import PER_NEURON
 from ttreg_hf.calibration.stages import Choice, RoundScores, Stages
-from ttreg_hf.calibration.verification import CLEAN, UNRESOLVED, Verification
+from ttreg_hf.calibration.verdict import (
+    CLEAN,
+    MIN_CLEAN,
+    TOO_FEW,
+    UNRESOLVED,
+    Look,
+    hint_of_outliers,
+    is_too_few,
+    none_held_out,
+    too_few_for_clean,
+)
+from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.images.batches import BadImage
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
@@ -27,9 +38,10 @@ _FIXED_POSITIONS = (
     "Some tokens are outliers at the same places in every image: another mechanism, which moving neurons does not "
     "treat."
 )
-_TOO_FEW_IMAGES = (
-    "These neurons take the outliers of the images that chose them away, but not those of others, which other neurons "
-    "make: too few images for so many neurons. Give more images (`--num-images`)."
+_GIVE_MORE = "Give more with `--dataset` and `--num-images`."
+_TOO_FEW_FOR_SO_MANY = (
+    f"{TOO_FEW} for so many neurons: these take the outliers of the images that chose them away, but not those of "
+    f"others, which other neurons make. {_GIVE_MORE}"
 )
 _NO_ACTIVE_NEURON = (
     "No neuron between the layers searched is active on the outlier tokens. Search others with `--first-layer` and "
@@ -135,9 +147,9 @@ def calibrate(
     scores = None
     if inspection.has_outliers or config.norm_threshold is not None:
         scores = stages.score(inspection, store=store, early_stop=run.early_stop)
+    finding = _finding(stages, inspection, scores, gate)
     record = inputs.batches.read_by_all()
     _say_how_it_ended(scores, record.end, config, say)
-    finding = _finding(stages, inspection, scores, gate)
     provenance = provenance_of(
         inputs.tower,
         inputs.batches,
@@ -158,6 +170,7 @@ class _Finding:
     """Neurons, and the verdict on them; arguments as the fields of `CalibrationResult`."""
 
     verdict: str
+    looks: tuple[Look, ...]
     register_neurons: tuple[RegisterNeuron, ...] = ()
     shift_value: str = PER_NEURON
     reasons: tuple[str, ...] = ()
@@ -167,31 +180,53 @@ class _Finding:
 
 def _finding(stages: Stages, inspection: Inspection, scores: RoundScores | None, gate: GateConfig) -> _Finding:
     """The neurons that are chosen, or asked for, and the verdict on them."""
-    has_fixed_positions = inspection.report.fixed_position_share > 0
     if scores is None or scores.images_with_outliers == 0:
-        return _Finding(UNRESOLVED, reasons=(_FIXED_POSITIONS,)) if has_fixed_positions else _Finding(CLEAN)
+        return _without_outliers(stages, inspection)
     search, top_k, choice = scores.search, stages.config.top_k, None
     ranked = rank_neurons(
         scores.scores_LF, first_layer=search.first_layer, last_layer=search.last_layer, top_k=top_k or 1
     )
     if not ranked:
-        return _Finding(UNRESOLVED, reasons=(_NO_ACTIVE_NEURON,))
+        return _Finding(UNRESOLVED, stages.looks(inspection), reasons=(_NO_ACTIVE_NEURON,))
     if top_k is None:
         choice = stages.select(scores, gate)
         neurons, shift_value = choice.register_neurons, choice.shift_value
     else:
         neurons, shift_value = stages.processes.share(ranked), PER_NEURON
     found = stages.verify(neurons, search.rule, shift_value=shift_value, gate=gate)
-    reasons = [
-        f"{check.name} is {check.value:.3g}, allowed is {check.bound:.3g}. {check.remedy}"
-        for check in found.checks
-        if not check.passed
-    ]
+    reasons = list(found.reasons(stages.num_photographs))
+    if stages.is_split and found.in_sample:
+        reasons.insert(0, none_held_out(inspection.report.images_with_outliers))
     if choice is not None and choice.outcome.outlier_ratio <= gate.max_outlier_ratio < found.outlier_ratio:
-        reasons.append(_TOO_FEW_IMAGES)
-    if has_fixed_positions:
+        reasons.append(_TOO_FEW_FOR_SO_MANY)
+    if inspection.report.fixed_position_share > 0:
         reasons.append(_FIXED_POSITIONS)
-    return _Finding(found.verdict, neurons, shift_value, tuple(reasons), found, choice)
+    verdict = UNRESOLVED if is_too_few(reasons) else found.verdict
+    return _Finding(verdict, stages.looks(inspection), neurons, shift_value, tuple(reasons), found, choice)
+
+
+def _without_outliers(stages: Stages, inspection: Inspection) -> _Finding:
+    """`clean`, if that was seen on enough photographs, at the size of the training too."""
+    looks = stages.looks(inspection)
+    first, last = looks[0], looks[-1]
+    reasons = []
+    if any(look.fixed_position_share > 0 for look in looks):
+        reasons.append(_FIXED_POSITIONS)
+    reasons += [hint_of_outliers(look) for look in looks if look.has_hint]
+    if first.with_outliers:
+        reasons.append(
+            f"{TOO_FEW}: {first.with_outliers} of {first.num_photographs} photographs have an outlier "
+            f"token, but none of those that score neurons. {_GIVE_MORE}"
+        )
+    elif last.with_outliers:
+        reasons.append(
+            f"No outlier token at {first.size}, but at {last.size}, the size of the model's training, "
+            f"{last.with_outliers} of {last.num_photographs} photographs have one. Calibrate at that size: set `size` "
+            "and `crop_size` in the image processor's preprocessor_config.json."
+        )
+    elif min(look.num_photographs for look in looks) < MIN_CLEAN:
+        reasons.append(too_few_for_clean(min(look.num_photographs for look in looks)))
+    return _Finding(UNRESOLVED if reasons else CLEAN, looks, reasons=tuple(reasons))
 
 
 def _result(
@@ -216,6 +251,7 @@ def _result(
         chosen=tuple(setting for setting in AUTOMATIC if getattr(stages.config, setting) is None),
         provenance=provenance,
         outlier_rule=inspection.rule,
+        looks=finding.looks,
     )
 
 

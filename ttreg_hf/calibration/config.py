@@ -95,14 +95,17 @@ class GateConfig:
 
     Args:
         max_outlier_ratio: outlier tokens after / before patching, at the detection block.
-        max_drift: 1 - mean cosine of the pooled feature to the base model's; so much is always allowed.
-        max_drift_of_zeroed: or this share of the drift that zeroing the neurons without moving them gives.
+        max_drift: 1 - mean cosine to the base model's features, of the pooled feature and of the patches that are no
+            outliers there; the upper end of the 95 % interval over photographs has to keep it.
+        max_drift_of_zeroed: where zeroing the neurons without moving them drifts further than that: also at most this
+            share of zeroing's drift, likewise.
         max_ratio_of_random: outliers left, as a share of those that the best random draw leaves.
         max_later_ratio: patches of a second population at any block after the detection block, over the outlier
             tokens before patching.
         max_layer_share: neurons moved, over all that their layer has: where more write the outliers, moving them is
             moving the layer. (The published sets take at most 1 %.)
-        num_images: images that the verdict rests on, at most.
+        num_images: images that the verdict rests on, at most; more, where fewer than eight photographs among them
+            have an outlier token.
         random_draws: sets of random neurons that are moved to compare with.
     """
 

@@ -17,6 +17,7 @@ from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.workers import decode_workers
 from ttreg_hf.loading import model_and_processor
 from ttreg_hf.measuring.batch_size import fit_batch_size
+from ttreg_hf.measuring.photographs import PhotographOf, own_photograph
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 
@@ -29,11 +30,13 @@ class Inputs:
         tower: of a private copy of the model.
         batches: this process's images.
         config: with 0-based layers; what is `None` is to be chosen.
+        photograph_of: from an image's place to its photograph.
     """
 
     tower: VisionTower
     batches: ImageBatches
     config: CalibrationConfig
+    photograph_of: PhotographOf = own_photograph
 
     @classmethod
     def open(
@@ -72,7 +75,7 @@ class Inputs:
         batches.check_same_images()
         if config.batch_size is None:
             batches = batches.of_size(_fitting_batch_size(tower, batches))
-        return cls(tower, batches, config)
+        return cls(tower, batches, config, images.photograph_of)
 
     def state_store(self, run: RunConfig, source: DataSource) -> StateStore | None:
         """Where a long run saves its states; `None` if it saves none."""

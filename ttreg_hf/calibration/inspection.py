@@ -4,18 +4,20 @@ Letters: `L` blocks, `B` images, `N` patches, `K` tokens above the threshold.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.verdict import Look
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.measuring.batch_limit import BatchLimit
-from ttreg_hf.measuring.norms import NormReport, NormStatistics, norm_report, paper_threshold
+from ttreg_hf.measuring.norms import NormReport, NormStatistics, OutlierCounts, norm_report, paper_threshold
 from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
+from ttreg_hf.measuring.photographs import PhotographOf, own_photograph, photograph_keys
 from ttreg_hf.measuring.populations import PopulationConfig, Populations, two_populations
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
@@ -38,6 +40,9 @@ class InspectionConfig:
         begin_share: of its final excess (log of norm over median), from which on a token is on its way.
         end_share: from which on it has arrived.
         rare: share of the outliers that may begin before the first layer searched, or end after the last one.
+        hint_evidence: in nats; a dip that shows so much is a hint at outliers where few images were looked at. (On 24
+            to 48 images planted models showed 8.5 or more, models with heavy tails 6.5 or less: seeds 0 to 3 and 100
+            to 102 of `scripts/confusion_table.py`.)
     """
 
     populations: PopulationConfig = field(default_factory=PopulationConfig)
@@ -48,22 +53,29 @@ class InspectionConfig:
     begin_share: float = 0.25
     end_share: float = 0.75
     rare: float = 0.01
+    hint_evidence: float = 7.5
 
 
 def norms_of(
-    tower: VisionTower, batches: Iterable[Batch], processes: Processes, limit: BatchLimit
+    tower: VisionTower,
+    batches: Iterable[Batch],
+    processes: Processes,
+    limit: BatchLimit,
+    photograph_of: PhotographOf = own_photograph,
 ) -> tuple[NormStatistics, PatchNorms]:
     """Norms of all patch tokens at every block, of all processes' images; those of the first images one by one."""
     layout = tower.layout
     statistics, patch_norms = NormStatistics(tower.num_layers, tower.trunk.device), PatchNorms()
     with Recorder(tower) as recorder:
         for batch in batches:
-            for indices, recording in limit.record(recorder, batch):
+            kept = batch.only([row for row, place in enumerate(batch.places) if place < MOST_IMAGES_KEPT])
+            keys = photograph_keys(kept, photograph_of)
+            for _, recording in limit.record(recorder, batch):
                 norms_LBN = recording.norms_LBT[:, :, layout.patches]
                 statistics.add(norms_LBN)
-                first = sum(index < MOST_IMAGES_KEPT for index in indices)
-                if first:
-                    patch_norms.add(recording.embedding_norms_BT[:first, layout.patches], norms_LBN[:, :first])
+                part, keys = keys[: norms_LBN.shape[1]], keys[norms_LBN.shape[1] :]
+                if first := len(part):
+                    patch_norms.add(recording.embedding_norms_BT[:first, layout.patches], norms_LBN[:, :first], part)
     statistics.merge_processes(processes)
     patch_norms.merge_processes(processes)
     return statistics, patch_norms
@@ -78,16 +90,30 @@ class Inspection:
         rule: which tokens are outliers.
         first_layer: first block in which one begins; `None` if there is none.
         last_layer: last block in which one arrives; `None` if there is none.
+        has_hint: whether the norms look as if there were some, and more images could show it.
     """
 
     report: NormReport
     rule: OutlierRule
     first_layer: int | None
     last_layer: int | None
+    has_hint: bool = False
 
     @property
     def has_outliers(self) -> bool:
         return self.first_layer is not None
+
+
+def look_of(inspection: Inspection, image_size: tuple[int, int]) -> Look:
+    """What a verdict keeps of an inspection."""
+    report = inspection.report
+    return Look(
+        image_size,
+        report.num_photographs,
+        report.photographs_with_outliers,
+        report.fixed_position_share,
+        inspection.has_hint,
+    )
 
 
 def inspect(
@@ -120,18 +146,24 @@ def inspect(
     kept = patch_norms.outliers(rule)
     total, remaining = _count(above), _count(kept)
     fixed = _count([mask_BN[:, list(rule.fixed_positions)] for mask_BN in above])
+    first, last = _begin_and_end(patch_norms, kept, layer, settings) if remaining else (None, None)
+    counts = OutlierCounts(
+        num_photographs=len(set(patch_norms.photographs)),
+        photographs_with_outliers=patch_norms.photographs_with(kept),
+        fraction_L=_fractions(patch_norms, kept, layer, settings),
+        first_layer=first,
+    )
     report = norm_report(
         statistics,
         layer,
         rule.norm_threshold,
+        counts,
         separation=separation,
         fixed_position_share=fixed / max(total, 1),
         content_share=(total - fixed - remaining) / max(total, 1),
     )
-    if remaining == 0:
-        return Inspection(report, rule, None, None)
-    first, last = _begin_and_end(patch_norms, kept, layer, settings)
-    return Inspection(report, rule, first, last)
+    has_hint = not remaining and config.norm_threshold is None and _has_hint(patch_norms, settings)
+    return Inspection(report, rule, first, last, has_hint)
 
 
 def populations_per_block(
@@ -144,6 +176,14 @@ def populations_per_block(
         fixed_positions=fixed_positions,
     )
     return [two_populations(counts_G, settings.populations) for counts_G in histogram.counts_LG]
+
+
+def _has_hint(patch_norms: PatchNorms, settings: InspectionConfig) -> bool:
+    """Whether a dip in the norms of some block is deep, though not enough to show two populations."""
+    if patch_norms.num_images >= MOST_IMAGES_KEPT:
+        return False
+    easier = replace(settings, populations=replace(settings.populations, min_evidence=settings.hint_evidence))
+    return any(block is not None for block in populations_per_block(patch_norms, easier))
 
 
 def _detection_layer(
@@ -191,12 +231,27 @@ def _count(masks: Sequence[Tensor]) -> int:
     return sum(int(mask.sum()) for mask in masks)
 
 
+def _fractions(
+    patch_norms: PatchNorms, outliers: Sequence[Tensor], layer: int, settings: InspectionConfig
+) -> tuple[float, ...]:
+    """At each block, the share of all patches that are outliers, and are on their way there or still are some."""
+    excess_LK = _excess(patch_norms, outliers)
+    is_one_LK = excess_LK >= settings.begin_share * excess_LK[layer]
+    is_one_LK[layer] = True
+    num_patches = sum(mask.numel() for mask in outliers)
+    return tuple((is_one_LK.double().sum(1) / max(num_patches, 1)).tolist())
+
+
+def _excess(patch_norms: PatchNorms, outliers: Sequence[Tensor]) -> Tensor:
+    """`(L, K)`: log of norm over median of the outliers after each block."""
+    return (patch_norms.tokens(outliers)[1:] / patch_norms.medians()[1:, None]).log()
+
+
 def _begin_and_end(
     patch_norms: PatchNorms, outliers: Sequence[Tensor], layer: int, settings: InspectionConfig
 ) -> tuple[int, int]:
     """First and last block, up to the detection block, in which outliers begin and arrive."""
-    norms = patch_norms.tokens(outliers)[1 : layer + 2]
-    excess_LK = (norms / patch_norms.medians()[1 : layer + 2, None]).log()
+    excess_LK = _excess(patch_norms, outliers)[: layer + 1]
     begins_K = (excess_LK >= settings.begin_share * excess_LK[-1]).double().argmax(0)
     arrives_K = (excess_LK >= settings.end_share * excess_LK[-1]).double().argmax(0)
     rare = int(settings.rare * begins_K.numel())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ttreg_hf.images.batches import BadImage, ImageBatches
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.measuring.trunk_weights import weights_checksums
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Provenance:
         image_size: height and width of `pixel_values`; of the first image, where they differ in size.
         processes: how many shared the images.
         dtype: of the model.
+        weights: SHA-256 of what was measured, by number format; see `weights_checksums`.
         versions: of the packages that matter.
         created: date and time, UTC, ISO 8601.
     """
@@ -42,6 +44,7 @@ class Provenance:
     image_size: tuple[int, int]
     processes: int
     dtype: str
+    weights: dict[str, str]
     versions: dict[str, str]
     created: str
 
@@ -70,6 +73,7 @@ def provenance_of(
         image_size=(first.pixel_values.shape[-2], first.pixel_values.shape[-1]),
         processes=batches.processes.world,
         dtype=str(tower.model.dtype).removeprefix("torch."),
+        weights=weights_checksums(tower),
         versions={package: importlib.metadata.version(package) for package in ("torch", "transformers")},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

@@ -2,15 +2,18 @@
 
 import dataclasses
 import hashlib
+import heapq
+from collections.abc import Collection
 
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.inspection import Inspection
+from ttreg_hf.calibration.verdict import MIN_VERIFIED
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.tower import VisionTower
 
 AUTOMATIC = ("norm_threshold", "detection_layer", "first_layer", "last_layer", "top_k")
 SCORE, SELECT, VERIFY = "score", "select", "verify"
-_SELECT_SHARE, _VERIFY_SHARE = 0.125, 0.125
+_PART = 8  # of so many photographs one verifies, and one chooses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +77,36 @@ def resolved(config: CalibrationConfig, inspection: Inspection) -> CalibrationCo
     )
 
 
-def role_of(place: int, seed: int) -> str:
-    """Which stage an image is for, by its place in the source: the same on every machine."""
-    share = hashlib.sha256(f"{seed}:{place}".encode()).digest()[0] / 256
-    if share < _VERIFY_SHARE:
-        return VERIFY
-    return SELECT if share < _VERIFY_SHARE + _SELECT_SHARE else SCORE
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """Which stage sees which photograph, by seeded hashes of their numbers: the same on every machine.
+
+    Those with the lowest hashes verify, the next ones choose, the others score.
+
+    Args:
+        seed: of the hashes.
+        last_to_verify: highest hash of those that verify.
+        last_to_select: likewise, of those that choose.
+    """
+
+    seed: int
+    last_to_verify: bytes
+    last_to_select: bytes
+
+    @classmethod
+    def of(cls, photographs: Collection[int], seed: int) -> "Roles":
+        """An eighth verifies and an eighth chooses, but at least eight each, where there are as many."""
+        count = min(max(MIN_VERIFIED, len(photographs) // _PART), len(photographs) // 2)
+        lowest = heapq.nsmallest(2 * count, (_hash(photograph, seed) for photograph in photographs))
+        return cls(seed, *(lowest[end - 1] if count else b"" for end in (count, 2 * count)))
+
+    def role(self, photograph: int) -> str:
+        """`SCORE`, `SELECT` or `VERIFY`."""
+        found = _hash(photograph, self.seed)
+        if found <= self.last_to_verify:
+            return VERIFY
+        return SELECT if found <= self.last_to_select else SCORE
+
+
+def _hash(photograph: int, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{photograph}".encode()).digest()

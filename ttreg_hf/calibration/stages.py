@@ -13,22 +13,27 @@ from ttreg_hf.calibration.candidates import Candidate, rank_by_contrast
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.inputs import Inputs
-from ttreg_hf.calibration.inspection import MOST_IMAGES_KEPT, Inspection, inspect, norms_of
+from ttreg_hf.calibration.inspection import MOST_IMAGES_KEPT, Inspection, inspect, look_of, norms_of
 from ttreg_hf.calibration.run_state import StateStore
 from ttreg_hf.calibration.score_pass import ScorePass
-from ttreg_hf.calibration.search import SCORE, SELECT, VERIFY, Search, role_of, search_of
+from ttreg_hf.calibration.search import SCORE, SELECT, VERIFY, Roles, Search, search_of
 from ttreg_hf.calibration.selection import PER_NEURON, Selection, SelectionConfig, select
+from ttreg_hf.calibration.verdict import MIN_TO_FIX, MIN_VERIFIED, Look
 from ttreg_hf.calibration.verification import Verification, verify
 from ttreg_hf.images.batches import Batch, ImageBatches
 from ttreg_hf.images.progress import Progress, Say
 from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.intervention import Intervention, Outcome
 from ttreg_hf.measuring.neuron_scores import rank_neurons
+from ttreg_hf.measuring.norms import NormStatistics
 from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.measuring.patch_norms import PatchNorms
+from ttreg_hf.measuring.perturbations import PixelScale
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
 _TO_SELECT, _TO_CHECK_SELECTION = 32, 64  # images, at most; those that scored join in choosing
+_AT_TRAINING_SIZE = 64  # images, at most, that are also looked at there before a model is clean
 
 
 @dataclass(frozen=True)
@@ -92,20 +97,21 @@ class Stages:
         self.tower, self.batches, self.config = inputs.tower, inputs.batches, inputs.config
         self.processes = self.batches.processes
         self.progress, self.say, self.limit = progress, say, BatchLimit(say)
-        by_role = {role: self._with_role(role) for role in (SCORE, SELECT, VERIFY)}
-        self.is_split = self.config.top_k is None and all(
-            images.on_every_process().without_workers().holds_any() for images in by_role.values()
-        )
-        self._by_role = by_role
+        self.photograph_of = inputs.photograph_of
+        self._count = self.batches.expected_count()
+        photographs = {self.photograph_of(place) for place in range(self._count)}
+        self.num_photographs = len(photographs)
+        self.is_split = self.config.top_k is None and self.num_photographs >= MIN_TO_FIX
+        self._roles = Roles.of(photographs, self.config.seed)
 
     def images_for(self, role: str) -> ImageBatches:
         """Those that a stage sees: all of them, where there are too few to split."""
-        return self._by_role[role] if self.is_split else self.batches
+        return self._with_role(role) if self.is_split else self.batches
 
     def inspect(
         self, tower: VisionTower | None = None, *, rule: OutlierRule | None = None, most: int = MOST_IMAGES_KEPT
     ) -> Inspection:
-        """Norms of the first images that are not there to verify.
+        """Norms of the first images that are not there to verify; where these show no outliers, of those too.
 
         Args:
             tower: patched by an earlier round; the base model's by default.
@@ -115,18 +121,37 @@ class Stages:
         Raises:
             ValueError: there is no readable image.
         """
-        images = self.batches.up_to(most)
+        first = self.batches.up_to(most)
         if self.is_split:
-            images = images.where(lambda index: role_of(index, self.config.seed) != VERIFY)
-        shown = self.progress("inspect", images, images.num_images)
-        statistics, patch_norms = norms_of(tower or self.tower, shown, self.processes, self.limit)
+            first = first.where(lambda place: self._role(place) != VERIFY)
+        statistics, patch_norms = self._norms(first, tower)
+        layer = self.tower.default_detection_layer
+        if statistics.num_images:
+            found = inspect(statistics, patch_norms, self.config, default_layer=layer, rule=rule)
+            if found.has_outliers or not self.is_split or tower is not None:
+                return found
+        if self.is_split:
+            held_out = self.batches.up_to(most).where(lambda place: self._role(place) == VERIFY)
+            others, other_norms = self._norms(held_out, tower)
+            statistics.merge(others)
+            patch_norms.join(other_norms)
         if statistics.num_images == 0:
             unreadable = "".join(f" {bad.reason}." for bad in self.batches.read_by_all().bad_images.values())
             raise ValueError(
                 f"Calibration needs at least one readable image, got none. Check the data set or folder.{unreadable}"
             )
-        layer = self.tower.default_detection_layer
         return inspect(statistics, patch_norms, self.config, default_layer=layer, rule=rule)
+
+    def looks(self, inspection: Inspection) -> tuple[Look, ...]:
+        """What was seen at the images' size; where that is clean, also what is seen at the size of the training."""
+        first_image = next(self.batches.on_every_process().without_workers().first(1))
+        size = (first_image.pixel_values.shape[-2], first_image.pixel_values.shape[-1])
+        look, training = look_of(inspection, size), self.tower.training_size
+        if not look.is_clean or training is None or training == size:
+            return (look,)
+        images = self.batches.up_to(_AT_TRAINING_SIZE).at_size(training, size)
+        at_training_size = inspect(*self._norms(images), self.config, default_layer=self.tower.default_detection_layer)
+        return look, look_of(at_training_size, training)
 
     def score(
         self,
@@ -185,8 +210,8 @@ class Stages:
         self, neurons: Sequence[RegisterNeuron], rule: OutlierRule, *, shift_value: str, gate: GateConfig
     ) -> Verification:
         """On images that no stage has seen, if there are any with outliers."""
-        intervention, in_sample = self._intervention("verify", VERIFY, rule, gate.num_images), not self.is_split
-        if self.is_split and not intervention.has_outliers:  # too few images to show anything
+        intervention, in_sample = self._to_verify(rule, gate), not self.is_split
+        if self.is_split and not intervention.has_outliers:  # nothing to show it on
             intervention, in_sample = self._intervention("verify", None, rule, gate.num_images), True
         return verify(
             intervention,
@@ -194,12 +219,34 @@ class Stages:
             shift_value=shift_value,
             in_sample=in_sample,
             gate=gate,
+            pixel_scale=PixelScale.of(self.batches.processor),
             seed=self.config.seed,
             processes=self.processes,
         )
 
+    def _norms(self, images: ImageBatches, tower: VisionTower | None = None) -> tuple[NormStatistics, PatchNorms]:
+        shown = self.progress("inspect", images, images.num_images)
+        return norms_of(tower or self.tower, shown, self.processes, self.limit, self.photograph_of)
+
+    def _role(self, place: int) -> str:
+        return self._roles.role(self.photograph_of(place))
+
     def _with_role(self, role: str) -> ImageBatches:
-        return self.batches.where(lambda index: role_of(index, self.config.seed) == role)
+        return self.batches.where(lambda place: self._role(place) == role)
+
+    def _to_verify(self, rule: OutlierRule, gate: GateConfig) -> Intervention:
+        """So many images that enough photographs have an outlier token, where there are as many."""
+        most = gate.num_images
+        while True:
+            found = self._intervention("verify", VERIFY, rule, most)
+            if found.num_photographs_with_outliers >= MIN_VERIFIED or most >= self._count_for(VERIFY):
+                return found
+            most *= 2
+
+    def _count_for(self, role: str) -> int:
+        """Images that a stage could see."""
+        places = range(self._count)
+        return sum(self._role(place) == role for place in places) if self.is_split else len(places)
 
     def _to_select(self, rule: OutlierRule) -> Intervention:
         intervention = self._intervention("select", SELECT, rule, _TO_SELECT)
@@ -210,7 +257,7 @@ class Stages:
     def _intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:
         images = (self.batches if role is None else self.images_for(role)).on_every_process()
         shown: Iterable[Batch] = self.progress(stage, images.first(most), min(images.num_images, most))
-        return Intervention(self.tower, shown, rule, self.limit)
+        return Intervention(self.tower, shown, rule, self.limit, photograph_of=self.photograph_of)
 
     def _ranked(self, scores: RoundScores, tower: VisionTower, batches: Sequence[Batch]) -> tuple[Candidate, ...]:
         search = scores.search

@@ -12,11 +12,13 @@ from ttreg_hf.calibration.calibration_run import say_skipped
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.stages import Stages
-from ttreg_hf.calibration.verification import CLEAN, Verification, verify
+from ttreg_hf.calibration.verdict import CLEAN, MIN_CLEAN, UNRESOLVED, headline, too_few_for_clean
+from ttreg_hf.calibration.verification import Verification, verify
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
 from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.measuring.perturbations import PixelScale
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -28,11 +30,13 @@ class CheckpointVerification:
     """What a patched checkpoint does on some images.
 
     Args:
+        num_photographs: that were looked at: crops and copies count once.
         detection_layer: block where outliers were detected.
         norm_threshold: norm above which a patch counted as one.
         verification: base against patched; `None` where the base model has no outliers on these images.
     """
 
+    num_photographs: int
     detection_layer: int
     norm_threshold: float
     verification: Verification | None
@@ -40,7 +44,21 @@ class CheckpointVerification:
     @property
     def verdict(self) -> str:
         """`"clean"`: nothing could be shown, because the base model has no outliers on these images."""
+        if self.reasons:
+            return UNRESOLVED
         return CLEAN if self.verification is None else self.verification.verdict
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is neither `fixed` nor `clean`."""
+        if self.verification is not None:
+            return self.verification.reasons(self.num_photographs)
+        return () if self.num_photographs >= MIN_CLEAN else (too_few_for_clean(self.num_photographs),)
+
+    @property
+    def headline(self) -> str:
+        """The verdict, such as `fixed` or `unresolved: too few images`."""
+        return headline(self.verdict, self.reasons)
 
 
 def verify_patched(
@@ -93,7 +111,7 @@ def verify_patched(
     rule = _rule(stages, calibration)
     options = {name: getattr(model.config, name) for name in _OPTIONS}
     shown = progress("verify", batches, batches.num_images)
-    intervention = Intervention(inputs.tower, shown, rule, stages.limit, options)
+    intervention = Intervention(inputs.tower, shown, rule, stages.limit, options, inputs.photograph_of)
     say_skipped(batches.read_by_all().bad_images.values(), say)
     verification = None
     if intervention.has_outliers:
@@ -104,14 +122,17 @@ def verify_patched(
             shift_value=model.config.shift_value,
             in_sample=in_sample,
             gate=gate or GateConfig(),
+            pixel_scale=PixelScale.of(processor),
             seed=config.seed,
         )
-    return CheckpointVerification(rule.detection_layer, rule.norm_threshold, verification)
+    count = intervention.before.num_photographs
+    return CheckpointVerification(count, rule.detection_layer, rule.norm_threshold, verification)
 
 
 def _rule(stages: Stages, calibration: CalibrationResult | None) -> OutlierRule:
     """The calibration's where nothing else is given."""
     config = stages.config
-    if calibration is None or config.norm_threshold is not None or config.detection_layer is not None:
+    is_given = config.norm_threshold is not None or config.detection_layer is not None
+    if calibration is None or calibration.on_other_weights or is_given:
         return stages.inspect().rule
     return calibration.outlier_rule

@@ -16,7 +16,9 @@ def apply(
     output: options.Output,
     model_options: options.ModelOptions,
     calibration: options.Calibration = None,
-    force: Annotated[bool, typer.Option("--force", help="Patch whatever the verdict is.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Patch whatever the verdict is, and whatever weights it is of.")
+    ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -32,15 +34,15 @@ def apply(
     result, neuron_source = None, "published, not verified by this project"
     if calibration is not None:
         result = read_calibration(calibration)
-        neuron_source = f"{calibration}, verdict {result.verdict}"
-        if result.provenance.model != model:
-            printer.note(f"note: {calibration} was made for {result.provenance.model}, not for {model}")
+        neuron_source = f"{calibration}, verdict {result.headline}"
     try:
         source = model_source(model, model_options)
         patched = make_checkpoint(source, output, calibration=result, force=force, overwrite=overwrite)
     except VerdictError as error:
         refuse(f"not patched: {error}")
 
+    if result is not None and read_calibration(output).on_other_weights:
+        neuron_source = f"{calibration}, not measured on these weights"
     files = [str(output / file.name) for file in sorted(output.iterdir())]
     count = len(patched.config.register_neurons)
     printer.say(f"{count} register neuron{'s' if count != 1 else ''} of {model} ({neuron_source})")

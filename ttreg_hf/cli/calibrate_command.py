@@ -83,15 +83,14 @@ def calibrate(
     _print(printer, result)
     for file in files:
         printer.say(f"wrote {file}")
-    printer.say(_next_step(result.verdict, model, str(output)))
+    printer.say(_next_step(result, model, str(output)))
     printer.result({"model": model, "output": str(output), "files": files, **result.to_dict()})
 
 
 def _print(printer: Printer, result: "CalibrationResult") -> None:
-    from ttreg_hf.calibration.verification import MEANING
-    from ttreg_hf.report.verification_tables import verification_tables
+    from ttreg_hf.report.verification_tables import notes_of, verification_tables
 
-    printer.say(f"verdict: {result.verdict} ({MEANING[result.verdict]})")
+    printer.say(f"verdict: {result.headline} ({result.meaning})")
     bad = result.provenance.bad_images
     if bad:
         images_are = "image" if len(bad) == 1 else "images"
@@ -113,8 +112,8 @@ def _print(printer: Printer, result: "CalibrationResult") -> None:
             result.verification, detection_layer=norms.detection_layer, norm_threshold=norms.norm_threshold
         ):
             printer.show_table(table)
-        if result.verification.in_sample:
-            printer.say("in-sample: measured on images that were also used to find the neurons")
+        for note in notes_of(result.verification):
+            printer.say(note)
 
 
 def _neuron_table(result: "CalibrationResult") -> "Table":
@@ -128,9 +127,11 @@ def _neuron_table(result: "CalibrationResult") -> "Table":
     return table
 
 
-def _next_step(verdict: str, model: str, output: str) -> str:
-    if verdict == "fixed":
+def _next_step(result: "CalibrationResult", model: str, output: str) -> str:
+    if result.verdict == "fixed":
         return f"Next: ttreg apply {model} --calibration {output} --output CHECKPOINT"
-    if verdict == "clean":
+    if result.verdict == "clean":
         return f"Next: nothing. `ttreg inspect {model} --norm-threshold N` looks with another threshold."
+    if result.headline != result.verdict:
+        return f"Next: ttreg calibrate {model} --output {output} --overwrite --dataset FOLDER, with more photographs."
     return f"Next: look with ttreg visualize {model} IMAGE --calibration {output}, or try more images or `--recipe`."

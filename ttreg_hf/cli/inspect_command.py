@@ -45,6 +45,7 @@ def inspect(
 
     from ttreg_hf.calibration.calibration_run import inspect_norms
     from ttreg_hf.calibration.config import RunConfig
+    from ttreg_hf.report.norm_words import in_words, next_step
 
     with progress_bars(images.available) as progress:
         norms = inspect_norms(
@@ -60,11 +61,15 @@ def inspect(
         return
     files = [] if output is None else _write(norms, model, output, overwrite=overwrite)
     printer.show(norm_table(norms))
-    for line in _in_words(norms, model, automatic=detection.norm_threshold is None):
+    is_given = detection.norm_threshold is not None
+    for line in in_words(norms, is_given=is_given):
         printer.say(line)
     for file in files:
         printer.say(f"wrote {file}")
-    fields = {"model": model, "images": str(images.named.source), **dataclasses.asdict(norms)}
+    following = next_step(norms, model)
+    printer.say(f"Next: {following}")
+    said = {"shows_outliers": norms.shows_outliers, "next": following}
+    fields = {"model": model, "images": str(images.named.source), **dataclasses.asdict(norms), **said}
     printer.result(fields | ({"files": files} if files else {}))
 
 
@@ -90,37 +95,8 @@ def norm_table(norms: "NormReport") -> "Table":
         marks = []
         if block == norms.detection_layer:
             marks.append("detection block")
-        if block == norms.first_outlier_layer:
+        if norms.shows_outliers and block == norms.first_outlier_layer:
             marks.append("outliers begin")
         cells = (str(block), f"{median:.1f}", f"{p999:.1f}", f"{largest:.1f}", percent(fraction), ", ".join(marks))
         table.add_row(*cells, style="bold" if block == norms.detection_layer else None)
     return table
-
-
-def _in_words(norms: "NormReport", model: str, *, automatic: bool) -> list[str]:
-    block = norms.detection_layer
-    if automatic and not norms.separation[block]:
-        return [
-            f"The norms of block {block} are one population in {norms.num_images} images: no outlier tokens seen, "
-            "nothing to do.",
-            "A few images cannot show a second one; more can, and `--norm-threshold` looks with a threshold of yours.",
-        ]
-    origin = "between two populations of norms" if automatic else "as given"
-    lines = [f"threshold {norms.norm_threshold:.1f} at block {block} ({origin})"]
-    if norms.fixed_position_share:
-        lines.append(f"{norms.fixed_position_share:.0%} of what exceeds it is at the same places in every image.")
-    if norms.content_share:
-        lines.append(f"{norms.content_share:.0%} of what exceeds it was as extreme before the first block: content.")
-    if norms.images_with_outliers == 0:
-        return [
-            *lines,
-            f"No patch norm exceeds it in {norms.num_images} images: no outlier tokens seen, nothing to do.",
-        ]
-    ratio = norms.max[block] / norms.median[block] if norms.median[block] else float("inf")
-    return [
-        *lines,
-        f"{round(norms.images_with_outliers * norms.num_images)} of {norms.num_images} images have outlier tokens "
-        f"there; the largest norm is {ratio:.1f} times the median.",
-        "Attention goes to such tokens instead of the image; a few times the median or less is an ordinary spread.",
-        f"Next: ttreg calibrate {model} --output CALIBRATION",
-    ]

@@ -36,7 +36,7 @@ def verify(
     """
     from ttreg_hf.calibration.calibration_result import JSON_FILE
     from ttreg_hf.calibration.config import RunConfig
-    from ttreg_hf.calibration.verification import FIXED
+    from ttreg_hf.calibration.verdict import FIXED
     from ttreg_hf.calibration.verification_run import verify_patched
     from ttreg_hf.publishing.output_check import EXPECTED_OUTPUTS, check_outputs
 
@@ -46,6 +46,8 @@ def verify(
     config = settings_of(detection, num_images=image_options.num_images or _NUM_IMAGES, seed=seed)
     folder = Path(checkpoint)
     calibration = read_calibration(folder) if (folder / JSON_FILE).is_file() else None
+    if calibration is not None and calibration.on_other_weights:
+        printer.note(f"note: the calibration in {folder} was not measured on these weights: its threshold is not used")
     token = model_options.token
     images = open_images(image_options, token=token, model=checkpoint, num_images=config.num_images, seed=seed)
     images.describe(printer, config.num_images)
@@ -82,18 +84,17 @@ def verify(
 
 
 def _print(printer: Printer, found: "CheckpointVerification") -> None:
-    from ttreg_hf.report.verification_tables import verification_tables
+    from ttreg_hf.report.verification_tables import notes_of, verification_tables
 
-    printer.say(f"verdict: {found.verdict}")
+    printer.say(f"verdict: {found.headline}")
+    for reason in found.reasons:
+        printer.say(f"because: {reason}")
     if found.verification is None:
         printer.say("the base model has no outlier tokens on these images, so that nothing can be shown")
         return
-    for check in found.verification.checks:
-        if not check.passed:
-            printer.say(f"because: {check.name} is {check.value:.3g}, allowed is {check.bound:.3g}")
     for table in verification_tables(
         found.verification, detection_layer=found.detection_layer, norm_threshold=found.norm_threshold
     ):
         printer.show_table(table)
-    if found.verification.in_sample:
-        printer.say("in-sample: its neurons were, or may have been, found on these images")
+    for note in notes_of(found.verification):
+        printer.say(note)

@@ -35,6 +35,10 @@ class Batch:
         pixel_values, places = self.pixel_values[list(images)], tuple(self.places[image] for image in images)
         return replace(self, pixel_values=pixel_values, places=places)
 
+    def with_pixels(self, pixel_values: Tensor) -> "Batch":
+        """The same images, changed."""
+        return replace(self, pixel_values=pixel_values)
+
     def to(self, device: torch.device) -> "Batch":
         """The same images there; from pinned memory the host does not wait."""
         return replace(self, pixel_values=self.pixel_values.to(device, non_blocking=True))

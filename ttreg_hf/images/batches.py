@@ -23,11 +23,13 @@ from ttreg_hf.images.normalisation import split_normalisation
 from ttreg_hf.images.pixel_values import check_channels
 from ttreg_hf.images.prefetch import read_ahead
 from ttreg_hf.images.processes import Processes
+from ttreg_hf.images.resizing import resized_processor
 from ttreg_hf.images.same_images import StreamDigest, check_same_sources, check_same_streams, source_told
 
 _MOST_SHOWN = 5
 _READ_AHEAD = 4  # batches, still encoded
 _COMPARED = 16  # images of a stream, at least, for each process
+_COUNTED = 128  # images of a source without a length that are gone through, undecoded, to count them
 
 
 @dataclass
@@ -85,6 +87,7 @@ class ImageBatches:
         self.most_bad = math.ceil(max_bad_share * num_images)
         self.start = 0
         self.keep: Callable[[int], bool] | None = None
+        self.size: tuple[int, int] | None = None  # that images are brought to, where it is not their processor's
         self.status: Callable[[], str] | None = None  # a few words on what was found so far, for who shows progress
         self.record = ReadRecord()  # the views below share it
 
@@ -177,6 +180,14 @@ class ImageBatches:
         """The same in batches of another size."""
         return self._view(batch_size=batch_size)
 
+    def at_size(self, size: tuple[int, int], given: tuple[int, int]) -> "ImageBatches":
+        """The same made by their processor at another size: heights and widths in pixels, wanted and as it is now.
+
+        What has no processor, or gets another size from it all the same, is interpolated.
+        """
+        reader, normalisation = split_normalisation(resized_processor(self.processor, size, given), self.channels)
+        return self._view(_reader=reader, normalisation=normalisation, size=size)
+
     def with_status(self, status: Callable[[], str]) -> "ImageBatches":
         """The same, with words on what was found so far."""
         return self._view(status=status)
@@ -203,9 +214,17 @@ class ImageBatches:
             if left <= 0:
                 return
 
-    def holds_any(self) -> bool:
-        """Whether there is an image at all."""
-        return next(self._images(), None) is not None
+    def expected_count(self) -> int:
+        """How many images there are for all processes, readable or not.
+
+        Exact where the source has a length, or is short; else what was asked for.
+        """
+        source: Any = self.source
+        if _is_indexed(source):
+            return min(len(source), self.num_images)
+        every = self.on_every_process().up_to(_COUNTED)._view(record=ReadRecord())
+        counted = sum(1 for _ in every._images())
+        return counted if counted < _COUNTED else self.num_images
 
     def __iter__(self) -> Iterator[Batch]:
         for collated in self._collated():
@@ -230,9 +249,12 @@ class ImageBatches:
 
     def _on_device(self, batch: Batch) -> Batch:
         batch = batch.to(self.device)
-        if batch.pixel_values.is_floating_point() or self.normalisation is None:
+        if not batch.pixel_values.is_floating_point() and self.normalisation is not None:
+            batch = batch.with_pixels(self.normalisation(batch.pixel_values))
+        if self.size is None or batch.pixel_values.shape[-2:] == self.size:
             return batch
-        return replace(batch, pixel_values=self.normalisation(batch.pixel_values))
+        pixels = torch.nn.functional.interpolate(batch.pixel_values.float(), self.size, mode="bicubic", antialias=True)
+        return batch.with_pixels(pixels)
 
     def _images(self) -> Iterator[tuple[int, Any]]:
         """Place and raw image of those that are this process's."""

@@ -1,7 +1,7 @@
 """From the words of a command line to images: a folder, files, a data set here or on the Hub, or the photographs."""
 
 import random
-from collections.abc import Generator, Sized
+from collections.abc import Generator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,12 +52,29 @@ class NamedImages:
         source: for people and for the record.
         image_column: column of a data set; `None` where there is none, or it is found by itself.
         note: what lies beside them and is not used.
+        photographs: where several images are crops of one photograph, the number of the photograph of each image, in
+            their order; `None`: every image is a photograph of its own.
     """
 
     images: Any
     source: DataSource
     image_column: str | None = None
     note: str = ""
+    photographs: Sequence[int] | None = None
+
+    def photograph_of(self, place: int) -> int:
+        """The photograph of the image at a place of the order.
+
+        Raises:
+            ValueError: `photographs` ends before it.
+        """
+        if self.photographs is None:
+            return place
+        if place >= len(self.photographs):
+            raise ValueError(
+                f"`photographs` holds one number an image, got {len(self.photographs)} for more images. Give one each."
+            )
+        return self.photographs[place]
 
     @classmethod
     def of(cls, images: Any, image_column: str | None = None) -> "NamedImages":

@@ -1,18 +1,21 @@
-"""Confidence intervals by the bootstrap: images are drawn again, with replacement, and pairs stay pairs.
+"""Confidence intervals by the bootstrap: photographs are drawn again, with replacement, and pairs stay pairs.
 
 Every figure is a mean over columns of a ratio of sums over images, so it is never a mean of means, and images can be
 drawn again without looking at them again.
 
-Letters: `B` images, `C` columns, `S` samples.
+Letters: `B` images, `U` photographs, `C` columns, `S` samples.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 _RESAMPLES = 2000
+MIN_PHOTOGRAPHS = 8
+"""Fewer give no interval: draws of a few are too much alike to say what others would give."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,17 @@ class Bootstrap:
         return float(low), float(high)
 
 
-def interval_of_mean(values_B: Tensor) -> tuple[float, float]:
-    """95 % interval of the mean over images."""
-    values_B1 = values_B.double().numpy()[:, None]
-    bootstrap = Bootstrap(len(values_B1))
-    return bootstrap.bounds(bootstrap.samples(values_B1, np.ones_like(values_B1)))
+def interval_of_mean(values_U: Tensor) -> tuple[float, float] | None:
+    """95 % interval of the mean over photographs; `None` of fewer than eight."""
+    return interval_of_ratio(values_U, torch.ones_like(values_U))
 
 
-def interval_of_ratio(above_B: Tensor, below_B: Tensor) -> tuple[float, float] | None:
-    """95 % interval of the ratio of two sums over the same images; draws whose lower sum is 0 are left out.
+def interval_of_ratio(above_U: Tensor, below_U: Tensor) -> tuple[float, float] | None:
+    """95 % interval of the ratio of two sums over the same photographs.
 
-    `None` if the lower sum is 0 over all images.
+    `None` where fewer than eight photographs have something in the lower sum: the others say nothing.
     """
-    if not below_B.any():
+    if int((below_U > 0).sum()) < MIN_PHOTOGRAPHS:
         return None
-    bootstrap = Bootstrap(len(below_B))
-    return bootstrap.bounds(bootstrap.samples(above_B.double().numpy()[:, None], below_B.double().numpy()[:, None]))
+    bootstrap = Bootstrap(len(below_U))
+    return bootstrap.bounds(bootstrap.samples(above_U.double().numpy()[:, None], below_U.double().numpy()[:, None]))

@@ -11,6 +11,7 @@ from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.measurement import Measurement, measure
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.patched_twin import PatchedTwin
+from ttreg_hf.measuring.photographs import PhotographOf, own_photograph
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -37,6 +38,7 @@ class Intervention:
         rule: which tokens are outliers.
         limit: how many images go through a model at once.
         options: of `add_test_time_registers`, for all twins: those that a checkpoint was published with.
+        photograph_of: from an image's place to its photograph.
     """
 
     def __init__(
@@ -46,16 +48,22 @@ class Intervention:
         rule: OutlierRule,
         limit: BatchLimit | None = None,
         options: Mapping[str, Any] | None = None,
+        photograph_of: PhotographOf = own_photograph,
     ) -> None:
         self.tower, self.batches, self.rule, self.limit = tower, list(batches), rule, limit or BatchLimit()
-        self.options = dict(options or {})
-        self.before = measure(tower, self.batches, rule, limit=self.limit)
+        self.options, self.photograph_of = dict(options or {}), photograph_of
+        self.before = measure(tower, self.batches, rule, limit=self.limit, photograph_of=photograph_of)
         self.images_run = self.before.num_images
 
     @property
     def num_outliers(self) -> int:
         """Of the base model, on these images."""
         return int(self.before.outliers_B.sum())
+
+    @property
+    def num_photographs_with_outliers(self) -> int:
+        """In which the base model has one."""
+        return int((self.before.outliers_U > 0).sum())
 
     @property
     def has_outliers(self) -> bool:
@@ -73,15 +81,15 @@ class Intervention:
             left -= len(rows)
             if rows:
                 batches.append(batch.only(rows))
-        return Intervention(self.tower, batches, self.rule, self.limit, self.options)
+        return Intervention(self.tower, batches, self.rule, self.limit, self.options, self.photograph_of)
 
     @functools.cached_property
     def _twin(self) -> PatchedTwin:
         return PatchedTwin(self.tower, self.options)
 
-    def patched(self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron") -> VisionTower:
-        """A twin to keep; shares the base model's weights."""
-        return self.tower.patched(neurons, **self.options | {"shift_value": shift_value})
+    def patched(self, neurons: Sequence[RegisterNeuron], **options: Any) -> VisionTower:
+        """A twin to keep, with these options over those of all twins; shares the base model's weights."""
+        return self.tower.patched(neurons, **self.options | options)
 
     def measure(self, tower: VisionTower) -> Measurement:
         """A twin on these images."""

@@ -1,10 +1,10 @@
 """One model, stock or patched, on some images: outliers, norms and pooled features, image by image.
 
-Letters: `L` blocks, `B` images, `T` tokens, `N` patches, `D` channels of the pooled feature.
+Letters: `L` blocks, `B` images, `U` photographs, `T` tokens, `N` patches, `D` channels of the pooled feature.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,14 @@ from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.norms import NormStatistics
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
-from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.photographs import (
+    Key,
+    PhotographOf,
+    own_photograph,
+    photograph_keys,
+    sums_of_photographs,
+)
+from ttreg_hf.measuring.recorder import Recorder, Recording
 from ttreg_hf.measuring.tower import VisionTower
 
 _ORDINARY = 0.999  # of the patches that are no outliers: norms up to this quantile are ordinary
@@ -32,6 +39,7 @@ class Measurement:
         norms: of all patches, per block.
         register_norm: mean norm of the test-time registers at the detection block; 0 without them.
         features_BD: pooled features, float32 on the CPU.
+        places: of the images in the order of their source.
     """
 
     outliers_BN: tuple[Tensor, ...]
@@ -40,6 +48,21 @@ class Measurement:
     norms: NormStatistics
     register_norm: float
     features_BD: Tensor
+    places: tuple[int, ...]
+
+    @property
+    def photographs(self) -> list[int]:
+        """Of each image, numbered from 0."""
+        return self.patch_norms.photographs
+
+    @property
+    def num_photographs(self) -> int:
+        return len(set(self.photographs))
+
+    @property
+    def outliers_U(self) -> Tensor:
+        """How many outliers each photograph has, `(U,)` float64."""
+        return sums_of_photographs(self.outliers_B, self.photographs)
 
     @property
     def num_images(self) -> int:
@@ -67,6 +90,7 @@ def measure(
     *,
     limit: BatchLimit | None = None,
     base: Measurement | None = None,
+    photograph_of: PhotographOf = own_photograph,
 ) -> Measurement:
     """Run a model over the images.
 
@@ -77,11 +101,11 @@ def measure(
         limit: how many images go through the model at once.
         base: what the base model made of the same images, if this is its patched twin: its outliers may stay some,
             though the rule alone would say no.
+        photograph_of: from an image's place to its photograph.
 
     Raises:
         ValueError: there is no image.
     """
-    limit = limit or BatchLimit()
     layout = tower.layout
     statistics = NormStatistics(tower.num_layers, tower.trunk.device)
     patch_norms = PatchNorms()
@@ -89,12 +113,15 @@ def measure(
     norms: list[Tensor] = []
     registers: list[Tensor] = []
     features: list[Tensor] = []
+    seen: list[int] = []
+    known = {} if base is None else dict(zip(base.places, base.patch_norms.keys, strict=True))
     with Recorder(tower) as recorder:
-        for _, recording in (part for batch in batches for part in limit.record(recorder, batch)):
+        for places, keys, recording in _parts(recorder, batches, limit or BatchLimit(), photograph_of, known):
             assert recording.feature_BD is not None  # all blocks ran
             norms_LBN = recording.norms_LBT[:, :, layout.patches]
             statistics.add(norms_LBN)
-            patch_norms.add(recording.embedding_norms_BT[:, layout.patches], norms_LBN)
+            patch_norms.add(recording.embedding_norms_BT[:, layout.patches], norms_LBN, keys)
+            seen += places
             outliers += rule.outliers(recording, layout, rule.detection_layer)[:, layout.patches].cpu()
             norms += norms_LBN[rule.detection_layer].cpu()
             registers.append(recording.norms_LBT[rule.detection_layer, :, layout.registers])
@@ -112,7 +139,22 @@ def measure(
         norms=statistics,
         register_norm=float(register_norms.mean()) if register_norms.numel() else 0.0,
         features_BD=torch.cat(features),
+        places=tuple(seen),
     )
+
+
+def _parts(
+    recorder: Recorder,
+    batches: Iterable[Batch],
+    limit: BatchLimit,
+    photograph_of: PhotographOf,
+    known: Mapping[int, Key],
+) -> Iterator[tuple[tuple[int, ...], list[Key], Recording]]:
+    """Places, photographs and recording of a few images at a time."""
+    for batch in batches:
+        keys = known or dict(zip(batch.places, photograph_keys(batch, photograph_of), strict=True))
+        for places, recording in limit.record(recorder, batch):
+            yield places, [keys[place] for place in places], recording
 
 
 def _staying(base: Measurement, norms_BN: Sequence[Tensor], threshold: float) -> list[Tensor]:

@@ -3,6 +3,7 @@
 Letters: `L` blocks, `B` images, `N` patches, `G` bins.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from ttreg_hf.images.processes import Processes
 BINS_PER_OCTAVE = 64  # a bin is 1.1 % wide
 LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
 _NUM_BINS = (_HIGHEST_OCTAVE - LOWEST_OCTAVE) * BINS_PER_OCTAVE
+MIN_OUTLIER_RATIO = 1.5
+"""Norm of an outlier token over the median, at least; less is an ordinary spread."""
 
 
 class LogHistogram:
@@ -39,14 +42,6 @@ class LogHistogram:
         reached = (cumulative >= share * cumulative[:, -1:]).double().argmax(1)
         return 2.0 ** ((reached + 0.5) / BINS_PER_OCTAVE + LOWEST_OCTAVE)
 
-    def fraction_above(self, threshold: float) -> Tensor:
-        """Share of each block's values above a threshold, `(L,)`, interpolated within its bin."""
-        place = (torch.tensor(threshold, dtype=torch.float64).log2().item() - LOWEST_OCTAVE) * BINS_PER_OCTAVE
-        place = min(max(place, 0.0), _NUM_BINS - 1e-9)
-        whole = int(place)
-        above = self.counts_LG[:, whole + 1 :].sum(1) + self.counts_LG[:, whole] * (whole + 1 - place)
-        return above / self.counts_LG.sum(1).clamp_min(1)
-
 
 class NormStatistics:
     """What is kept of all patch norms; two of them merge into one, in any order."""
@@ -58,7 +53,6 @@ class NormStatistics:
         self.sum_of_squares_L = torch.zeros_like(self.sum_L)
         self.max_L = torch.zeros_like(self.sum_L)
         self.patches = LogHistogram(num_layers, device)
-        self.image_maxima = LogHistogram(num_layers, device)
 
     def add(self, norms_LBN: Tensor) -> None:
         """Take in a batch of images."""
@@ -67,10 +61,8 @@ class NormStatistics:
         self.num_patches += norms.shape[1] * norms.shape[2]
         self.sum_L += norms.sum((1, 2))
         self.sum_of_squares_L += norms.square().sum((1, 2))
-        maxima_LB = norms.amax(2)
-        self.max_L = torch.maximum(self.max_L, maxima_LB.amax(1))
+        self.max_L = torch.maximum(self.max_L, norms.amax((1, 2)))
         self.patches.add(norms.flatten(1))
-        self.image_maxima.add(maxima_LB)
 
     def merge(self, other: "NormStatistics") -> None:
         """Take in what another part of the images gave."""
@@ -85,21 +77,21 @@ class NormStatistics:
     def _sums(self) -> Tensor:
         """All that adds up, as one flat float64 tensor."""
         counts = self.sum_L.new_tensor([self.num_images, self.num_patches])
-        histograms = (self.patches.counts_LG.flatten(), self.image_maxima.counts_LG.flatten())
-        return torch.cat([counts, self.sum_L, self.sum_of_squares_L, *histograms])
+        return torch.cat([counts, self.sum_L, self.sum_of_squares_L, self.patches.counts_LG.flatten()])
 
     def _take_sums(self, sums: Tensor) -> None:
         layers, bins = self.patches.counts_LG.shape
-        counts, self.sum_L, self.sum_of_squares_L, patches, maxima = sums.split(
-            [2, layers, layers, layers * bins, layers * bins]
-        )
+        counts, self.sum_L, self.sum_of_squares_L, patches = sums.split([2, layers, layers, layers * bins])
         self.num_images, self.num_patches = (int(count) for count in counts)
         self.patches.counts_LG = patches.reshape(layers, bins)
-        self.image_maxima.counts_LG = maxima.reshape(layers, bins)
 
     @property
     def mean_L(self) -> Tensor:
         return self.sum_L / max(self.num_patches, 1)
+
+    def quantile_L(self, share: float) -> Tensor:
+        """Norm below which this share of the patches lies, to the width of a bin, and never above the largest."""
+        return torch.minimum(self.patches.quantile(share), self.max_L)
 
     @property
     def deviation_L(self) -> Tensor:
@@ -111,7 +103,8 @@ class NormStatistics:
 class NormReport:
     """L2 norms of the patch tokens at every block's raw output. Tuples have one entry a block.
 
-    Quantiles and shares are read off a histogram with bins 1.1 % wide; mean, standard deviation and max are exact.
+    Quantiles are read off a histogram with bins 1.1 % wide; all else is exact. Outlier tokens are told by one rule, at
+    the detection block; at the other blocks the same tokens are followed.
 
     Args:
         num_images: images seen.
@@ -119,9 +112,11 @@ class NormReport:
         mean, std, median, p999, max: of the norms.
         detection_layer: block that outliers are told by.
         norm_threshold: norm above which a patch counts as an outlier token, in that block's units.
-        outlier_fraction: share of the patches above the threshold.
-        images_with_outliers: share of the images that have one at the detection block.
-        first_outlier_layer: first block whose output has one; `None` if no block has.
+        outlier_fraction: share of the patches that are outlier tokens, and have at that block at least a quarter of
+            their excess (log of norm over median) at the detection block.
+        images_with_outliers: share of the photographs that have an outlier token.
+        first_outlier_layer: block in which the first of them begin; `None` if there are none.
+        num_photographs: whose patches were told apart: crops and copies count once.
         separation: of two populations of norms at each block, in robust standard deviations of the log norms; 0 where
             they are one.
         fixed_position_share: of the patches above the threshold, those at places that are above it in every image.
@@ -140,9 +135,26 @@ class NormReport:
     outlier_fraction: tuple[float, ...]
     images_with_outliers: float
     first_outlier_layer: int | None
+    num_photographs: int
     separation: tuple[float, ...] = ()
     fixed_position_share: float = 0.0
     content_share: float = 0.0
+
+    @property
+    def photographs_with_outliers(self) -> int:
+        """How many have an outlier token."""
+        return round(self.images_with_outliers * self.num_photographs)
+
+    @property
+    def largest_ratio(self) -> float:
+        """Largest norm over the median, at the detection block."""
+        median = self.median[self.detection_layer]
+        return self.max[self.detection_layer] / median if median else math.inf
+
+    @property
+    def shows_outliers(self) -> bool:
+        """Whether there are outlier tokens, and the largest norm is no ordinary one, whatever threshold was given."""
+        return self.images_with_outliers > 0 and self.largest_ratio >= MIN_OUTLIER_RATIO
 
 
 def paper_threshold(statistics: NormStatistics, detection_layer: int) -> float:
@@ -150,33 +162,41 @@ def paper_threshold(statistics: NormStatistics, detection_layer: int) -> float:
     return float(statistics.mean_L[detection_layer] + 3 * statistics.deviation_L[detection_layer])
 
 
+@dataclass(frozen=True)
+class OutlierCounts:
+    """Outlier tokens of some images; arguments as the fields of `NormReport`."""
+
+    num_photographs: int
+    photographs_with_outliers: int
+    fraction_L: tuple[float, ...]
+    first_layer: int | None
+
+
 def norm_report(
     statistics: NormStatistics,
     detection_layer: int,
     norm_threshold: float,
+    outliers: OutlierCounts,
     *,
     separation: tuple[float, ...] = (),
     fixed_position_share: float = 0.0,
     content_share: float = 0.0,
 ) -> NormReport:
     """The report of these norms, as seen from one block and one threshold."""
-    over = statistics.max_L > norm_threshold
-    # no outlier where the exact maximum says so, whatever the histogram's bins say
-    fraction_L = torch.where(over, statistics.patches.fraction_above(norm_threshold), 0.0)
-    images_L = torch.where(over, statistics.image_maxima.fraction_above(norm_threshold), 0.0)
     return NormReport(
         num_images=statistics.num_images,
         num_patches=statistics.num_patches,
         mean=tuple(statistics.mean_L.tolist()),
         std=tuple(statistics.deviation_L.tolist()),
-        median=tuple(statistics.patches.quantile(0.5).tolist()),
-        p999=tuple(statistics.patches.quantile(0.999).tolist()),
+        median=tuple(statistics.quantile_L(0.5).tolist()),
+        p999=tuple(statistics.quantile_L(0.999).tolist()),
         max=tuple(statistics.max_L.tolist()),
         detection_layer=detection_layer,
         norm_threshold=norm_threshold,
-        outlier_fraction=tuple(fraction_L.tolist()),
-        images_with_outliers=float(images_L[detection_layer]),
-        first_outlier_layer=next((layer for layer, is_over in enumerate(over.tolist()) if is_over), None),
+        outlier_fraction=outliers.fraction_L,
+        images_with_outliers=outliers.photographs_with_outliers / max(outliers.num_photographs, 1),
+        first_outlier_layer=outliers.first_layer,
+        num_photographs=outliers.num_photographs,
         separation=separation,
         fixed_position_share=fixed_position_share,
         content_share=content_share,

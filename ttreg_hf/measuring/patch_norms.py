@@ -11,21 +11,43 @@ from torch import Tensor
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.measuring.norms import LogHistogram
 from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
+from ttreg_hf.measuring.photographs import Key, photographs_of
 
 
 class PatchNorms:
-    """Norms of every patch of some images at the embeddings' output and at every block's; they merge by joining."""
+    """Norms of every patch of some images at the embeddings' output and at every block's; they merge by joining.
+
+    `keys` tell which photographs the images are of.
+    """
 
     def __init__(self) -> None:
         self._norms: list[Tensor] = []
+        self.keys: list[Key] = []
 
-    def add(self, embedding_norms_BN: Tensor, norms_LBN: Tensor) -> None:
-        """Take in a batch."""
+    def add(self, embedding_norms_BN: Tensor, norms_LBN: Tensor, keys: Sequence[Key]) -> None:
+        """Take in a batch; `keys` tell which photographs it is of."""
         self._norms.append(torch.cat([embedding_norms_BN[None], norms_LBN]).cpu())
+        self.keys += keys
+
+    def join(self, other: "PatchNorms") -> None:
+        """Take in what another part of the images gave."""
+        self._norms += other._norms
+        self.keys += other.keys
 
     def merge_processes(self, processes: Processes) -> None:
         """Take in what all other processes saw."""
         self._norms = processes.collect(self._norms)
+        self.keys = processes.collect(self.keys)
+
+    @property
+    def photographs(self) -> list[int]:
+        """Of each image, as `photographs_of` numbers them."""
+        return photographs_of(self.keys)
+
+    def photographs_with(self, chosen: Sequence[Tensor]) -> int:
+        """How many photographs hold a chosen token; of each batch, `(B, N)` bool."""
+        holds_any = torch.cat([mask.any(1) for mask in chosen]).tolist() if chosen else []
+        return len({number for number, holds in zip(self.photographs, holds_any, strict=True) if holds})
 
     @property
     def num_images(self) -> int:

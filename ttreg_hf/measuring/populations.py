@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttreg_hf.measuring.norms import BINS_PER_OCTAVE, LOWEST_OCTAVE
+from ttreg_hf.measuring.norms import BINS_PER_OCTAVE, LOWEST_OCTAVE, MIN_OUTLIER_RATIO
 
 _COARSE_PER_OCTAVE = 8
 _WIDEST = 3 * _COARSE_PER_OCTAVE  # valley and peak are at most three octaves wide each
@@ -35,7 +35,7 @@ class PopulationConfig:
     """
 
     min_evidence: float = 10.0
-    min_ratio: float = 1.5
+    min_ratio: float = MIN_OUTLIER_RATIO
     min_deviations: float = 3.0
     max_share: float = 0.3
 

@@ -53,21 +53,31 @@ class VisionTower:
     base_layout: TokenLayout
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> "VisionTower":
+    def of(cls, model: PreTrainedModel, name: str | None = None) -> "VisionTower":
         """The tower of a model, as the model is.
+
+        Args:
+            model: stock or patched.
+            name: dotted path of the tower, in a stock model that holds several.
 
         Raises:
             ValueError: the model is of no supported family.
         """
-        patched_class(model)
-        trunk: Any = model.get_submodule(trunk_name(model, getattr(model.config, "tower", None)))
+        name = name if name is not None else getattr(model.config, "tower", None)
+        patched_class(model, name)
+        trunk: Any = model.get_submodule(trunk_name(model, name))
         blocks = tuple(blocks_of_trunk(trunk))
         projections = tuple(map(down_projection, blocks))
         return cls(model, trunk, family_of_trunk(trunk), blocks, projections, layout_of_trunk(trunk))
 
     @classmethod
     def to_measure(
-        cls, model: PreTrainedModel, *, attention: str | None = None, registers: bool = True
+        cls,
+        model: PreTrainedModel,
+        *,
+        name: str | None = None,
+        attention: str | None = None,
+        registers: bool = True,
     ) -> "VisionTower":
         """The tower of a private copy around the same weights: in eval mode, its outputs without registers.
 
@@ -75,10 +85,11 @@ class VisionTower:
 
         Args:
             model: stays as it is.
+            name: as in `of`.
             attention: an implementation that the copy uses instead; only `"eager"` gives attention weights.
             registers: whether a patched model keeps its test-time registers; without them it is the base model.
         """
-        tower = cls.of(shared_copy(model).eval())
+        tower = cls.of(shared_copy(model).eval(), name)
         if isinstance(tower.model, TTRegModelMixin):
             config = tower.model.registers.config
             config.output_registers = False
@@ -208,6 +219,13 @@ class VisionTower:
             "spatial_shapes": torch.tensor([list(grid)] * count, device=pixels.device),
         }
 
+    @property
+    def training_size(self) -> tuple[int, int] | None:
+        """Height and width, in pixels, that the config names; `None` where it names none, as SigLIP 2's (NaFlex)."""
+        size = getattr(self.trunk.config, "image_size", None)
+        if size is None:
+            return None
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
     def _is_own_size(self, pixels: Tensor) -> bool:
-        size = self.trunk.config.image_size
-        return tuple(pixels.shape[-2:]) == ((size, size) if isinstance(size, int) else tuple(size))
+        return tuple(pixels.shape[-2:]) == self.training_size

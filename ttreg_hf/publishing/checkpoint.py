@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 import ttreg_hf.modeling
 from ttreg_hf.applying import add_test_time_registers, published_register_neurons
 from ttreg_hf.calibration.calibration_result import JSON_FILE, TENSOR_FILE, CalibrationResult
-from ttreg_hf.calibration.verification import FIXED
+from ttreg_hf.calibration.verdict import FIXED
 from ttreg_hf.evaluation.evaluation_result import EVALUATION_FILE, Evaluation, write_evaluation
 from ttreg_hf.images.photographs import photographs_to_picture
 from ttreg_hf.loading import ModelSource
@@ -58,7 +58,8 @@ def save_checkpoint(
         model: patched.
         directory: the checkpoint folder.
         processor: image processor to save beside it.
-        calibration: the evidence for its neurons.
+        calibration: the evidence for its neurons; of other weights than the model's it is kept, but the card shows
+            none of its figures.
         pictures: image files to show on the card.
         overwrite: replace a folder that is there.
         max_shard_size: of a weight file, as in `save_pretrained`.
@@ -80,7 +81,7 @@ def save_checkpoint(
         if processor is not None:
             processor.save_pretrained(folder)
         if calibration is not None:
-            calibration = calibration_without_local_paths(calibration)
+            calibration = calibration_without_local_paths(calibration.beside(model))
             calibration.save(folder)
         for picture in pictures:
             (folder / PICTURES).mkdir(exist_ok=True)
@@ -105,7 +106,7 @@ def make_checkpoint(
         source: of the base model.
         directory: the checkpoint folder.
         calibration: says which neurons; without it the published ones are taken.
-        force: patch whatever the verdict is.
+        force: patch whatever the verdict is, and whatever weights it is of.
         overwrite: replace a folder that is there.
 
     Returns:
@@ -114,15 +115,21 @@ def make_checkpoint(
     Raises:
         FileExistsError: the folder exists and is not empty.
         ValueError: no neurons are published, or a model that cannot be patched.
-        VerdictError: the calibration is `clean` or `unresolved`, and `force` is not set.
+        VerdictError: the calibration is `clean` or `unresolved`, or of other weights, and `force` is not set.
     """
     check_output(directory, overwrite=overwrite)
     if calibration is None:
         published_register_neurons(source.name_or_path)  # an error before the model is loaded, if there are none
     else:
-        check_verdict(calibration.verdict, force=force)
+        check_verdict(calibration, force=force)
     model, processor = source.model(), source.processor()
-    patched = add_test_time_registers(model, calibration, base_model_revision=source.commit())
+    neurons: Any = calibration
+    shift_value = None
+    if calibration is not None:
+        check_verdict(found := calibration.beside(model), force=force)
+        if found.on_other_weights:
+            neurons, shift_value = found.register_neurons, found.shift_value
+    patched = add_test_time_registers(model, neurons, shift_value=shift_value, base_model_revision=source.commit())
     tower, pictures = VisionTower.of(model), []
     with TemporaryDirectory() as scratch:
         if processor is not None:
@@ -147,16 +154,24 @@ def make_checkpoint(
     return patched
 
 
-def check_verdict(verdict: str, *, force: bool) -> None:
+def check_verdict(calibration: CalibrationResult, *, force: bool) -> None:
     """Refuse to make or publish a patched model that is not known to be better than its base model.
 
     Raises:
-        VerdictError: the verdict is `clean` or `unresolved`, and `force` is not set.
+        VerdictError: the verdict is `clean` or `unresolved`, or was found on other weights, and `force` is not set.
     """
-    if verdict != FIXED and not force:
+    if force:
+        return
+    if calibration.verdict != FIXED:
         raise VerdictError(
-            f"A patched model is one that patching helps, but the verdict of its calibration is {verdict}. `--force` "
-            "(`force=True`) goes on all the same."
+            "A patched model is one that patching helps, but the verdict of its calibration is "
+            f"{calibration.headline}. `--force` (`force=True`) goes on all the same."
+        )
+    if calibration.on_other_weights:
+        raise VerdictError(
+            f"A calibration belongs to the weights that were measured, those of {calibration.provenance.model}, but "
+            "this model has others. Calibrate it; `--force` (`force=True`) moves these neurons all the same, and the "
+            "card says that nothing was measured."
         )
 
 

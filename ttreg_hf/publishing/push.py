@@ -106,7 +106,8 @@ def push_checkpoint(
         token: `None`: that of `hf auth login`.
 
     Raises:
-        VerdictError: the calibration in the folder is `clean` or `unresolved`, and `force` is not set.
+        VerdictError: the calibration in the folder is `clean`, `unresolved` or of other weights, and `force` is not
+            set.
         FileNotFoundError: not a complete checkpoint.
         ValueError: a file that is not published, options that do not go together, or a tag that is there.
         RuntimeError: the folder gives other outputs than recorded, or the Hub does not take it.
@@ -198,7 +199,7 @@ def _prepare(directory: Path, *, config_only: bool, force: bool) -> _Prepared:
     """All checks that need no network."""
     config, calibration = read_config(directory), read_calibration(directory)
     if calibration is not None:
-        check_verdict(calibration.verdict, force=force)
+        check_verdict(calibration, force=force)
     files = checkpoint_files(directory)
     if not any(is_weight_file(name) for name in files):
         raise FileNotFoundError(

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
-from ttreg_hf.calibration.search import VERIFY, role_of
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.measuring.image_maps import ImageMaps, MapRecorder
 from ttreg_hf.measuring.random_neurons import random_neurons
@@ -124,7 +123,8 @@ def _images_to_show(model: PreTrainedModel, batches: ImageBatches, result: Calib
     images = batches.on_every_process().without_workers()
     found: dict[int, Tensor] = {}
     if result.verification is not None and not result.verification.in_sample:
-        found = _first_images(images.where(lambda place: role_of(place, result.config.seed) == VERIFY))
+        verified = set(result.verification.places)
+        found = _first_images(images.where(lambda place: place in verified))
     if len(found) < _MOST_PHOTOGRAPHS:
         found |= _first_images(images)
     threshold, has_outliers = result.norms.norm_threshold, {}

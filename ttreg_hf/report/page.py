@@ -8,12 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
-from ttreg_hf.calibration.verification import MEANING
 from ttreg_hf.pictures.numbers import counted, percent
 from ttreg_hf.report import tables
 from ttreg_hf.report.neuron_switch import NeuronSwitch
 from ttreg_hf.report.switch_data import switch_data
-from ttreg_hf.report.verification_tables import verification_tables
+from ttreg_hf.report.verification_tables import notes_of, verification_tables
 
 _CODE = re.compile("`([^`]*)`")
 
@@ -43,7 +42,8 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
     return environment.get_template("report.html").render(
         counted=counted,
         result=result,
-        meaning=MEANING[result.verdict],
+        headline=result.headline,
+        meaning=result.meaning,
         model=result.provenance.model.rstrip("/").split("/")[-1],
         summary=_summary(result),
         switch=switch,
@@ -53,6 +53,7 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
         gate=gate,
         before_after=before_after,
         controls=controls,
+        notes=[] if verification is None else notes_of(verification),
         selection=tables.selection_table(result),
         neurons=tables.neuron_table(result) if result.register_neurons else None,
         settings=tables.setting_table(result),
@@ -68,7 +69,7 @@ def _with_code(text: str) -> Markup:
 def _summary(result: CalibrationResult) -> list[tuple[str, str]]:
     """The few numbers on top: what it is, and how much."""
     norms, verification = result.norms, result.verification
-    numbers = [(f"{100 * norms.images_with_outliers:.0f} %", "of the images have outlier patches")]
+    numbers = [(f"{100 * norms.images_with_outliers:.0f} %", "of the photographs have outlier patches")]
     if result.register_neurons:
         layers = counted(len({neuron.layer for neuron in result.register_neurons}), "layer")
         neurons, noun = counted(len(result.register_neurons), "register neuron").split(" ", 1)
