@@ -267,7 +267,7 @@ def check_device(name: str) -> None:
 
 def _load(cls: Any, name_or_path: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     """A model, and the names of its weights that are missing; without a pooling layer whose weights are."""
-    model, info = cls.from_pretrained(name_or_path, output_loading_info=True, **options)
+    model, info = cls.from_pretrained(name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     missing = {str(key[0] if isinstance(key, tuple) else key) for kind in _LOST for key in info[kind]}
     for trunk in trunk_names(model):
         prefix = f"{trunk}.{_OPTIONAL}." if trunk else f"{_OPTIONAL}."

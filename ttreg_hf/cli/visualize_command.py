@@ -43,7 +43,8 @@ def visualize(
     result = _calibration_of(model, calibration)
     loaded, processor = open_model(model_source(model, model_options))
     patched = patched_form(loaded, None if calibration is None else result)
-    detection_layer, norm_threshold = detection_of(loaded, result)
+    measured = None if result is not None and result.on_other_weights else result
+    detection_layer, norm_threshold = detection_of(loaded, measured)
     if not is_first_rank():
         return
     pictures = write_before_after(
