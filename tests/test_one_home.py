@@ -22,8 +22,9 @@ from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import planted_model, synthetic_images
 from ttreg_hf.publishing.base_weights import weights_checksum
 from ttreg_hf.publishing.card import model_card
-from ttreg_hf.publishing.checkpoint import make_checkpoint, read_calibration, read_config, save_checkpoint
-from ttreg_hf.publishing.privacy import calibration_without_local_paths
+from ttreg_hf.publishing.checkpoint import make_checkpoint, read_calibration, save_checkpoint
+from ttreg_hf.publishing.checkpoint_config import read_config
+from ttreg_hf.publishing.privacy import calibration_without_local_names
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}
 
@@ -119,7 +120,7 @@ def test_a_model_in_train_mode_is_measured_in_eval_mode_and_stays_as_it_is():
 def test_shuffled_images_of_the_hub_are_published_and_known_as_that_data_set(result, planted, tmp_path):
     source = DataSource(repo_id="org/images", split="train", seed=3)
     shuffled = dataclasses.replace(result, provenance=dataclasses.replace(result.provenance, source=source))
-    published = calibration_without_local_paths(shuffled)
+    published = calibration_without_local_names(shuffled)
     assert published.provenance.source == source
     patched = add_test_time_registers(planted.model, result)
     save_checkpoint(patched, tmp_path / "checkpoint", calibration=shuffled)

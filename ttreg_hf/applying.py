@@ -61,7 +61,8 @@ def published_register_neurons(name_or_path: str) -> tuple[RegisterNeuron, ...]:
         having = [name for name, checkpoint in known_checkpoints().items() if checkpoint.register_neurons]
         raise ValueError(
             f"No register neurons are published for {name_or_path!r}. Published lists exist for {', '.join(having)}. "
-            "For another checkpoint find them with `calibrate` and pass them as `register_neurons`."
+            "For another checkpoint find them with `calibrate` (`ttreg calibrate MODEL --output DIR`), and pass them "
+            "as `register_neurons` (`--calibration DIR`)."
         )
     return tuple(RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in known.register_neurons)
 

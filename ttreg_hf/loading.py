@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrain
 from transformers.utils import has_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from ttreg_hf.hub_access import explaining_access
+from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.known.support import WHERE_TO_LOOK, patched_class, why_not_config
 from ttreg_hf.modeling import modeling_ttreg
 from ttreg_hf.modeling.families import base_model_type, trunk_names
@@ -57,7 +59,7 @@ class ModelSource:
                 patched_class(model, self.tower)  # an error if it holds no such one
                 model.config.tower = self.tower
             return model
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # say all that there is to say
             raise
         except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             text = str(error).strip().split("\n\n")[0]
@@ -107,13 +109,15 @@ def load_model(
         trust_remote_code: run model code that the repository brings.
 
     Raises:
-        FileNotFoundError: a folder without a checkpoint.
+        FileNotFoundError: no such folder, or one without a checkpoint.
+        PermissionError: a gated repository that does not let this account in.
         ValueError: a model that cannot be patched, or weights that are missing.
         OSError: from transformers, naming what is missing on the Hub.
     """
     _check_folder(name_or_path)
     hub: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-    config = _config(name_or_path, hub)
+    with explaining_access(name_or_path):
+        config = _config(name_or_path, hub)
     reason = why_not_config(config)
     if reason is not None:
         raise ValueError(
@@ -301,9 +305,27 @@ class _TimmConfig:
     model_type = "timm_wrapper"
 
 
-def _check_folder(name_or_path: str) -> None:
+def check_is_there(name_or_path: str) -> None:
+    """Refuse a path that leads nowhere, without asking the Hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and it is no name that the Hub could have.
+    """
     path = Path(name_or_path)
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir():
+        return
+    if path.exists():
+        raise FileNotFoundError(f"A checkpoint is a folder, but {name_or_path} is a file. Give its folder.")
+    is_beside_others = path.parent.is_dir() and known_checkpoint(name_or_path) is None
+    if is_beside_others or not is_hub_id(name_or_path):
+        raise FileNotFoundError(
+            f"There is no folder {name_or_path}. Give the path of one that is there, or a Hub id such as ORG/NAME."
+        )
+
+
+def _check_folder(name_or_path: str) -> None:
+    check_is_there(name_or_path)
+    if (path := Path(name_or_path)).is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"A checkpoint folder holds config.json and weights, but {path} has no config.json. "
             "Give the folder that `save_pretrained` wrote, or a Hub id."

@@ -1,13 +1,34 @@
 """Types of dataclasses: read from the JSON that `dataclasses.asdict` gives and nothing else, or given in Python."""
 
 import dataclasses
+import json
 import numbers
 import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _PLAIN = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        path: of a file that is there.
+        remedy: what to do if it is damaged; ends the message.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must hold a JSON object, but it cannot be read ({error}). {remedy}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {fields!r:.80}. {remedy}")
+    return fields
 
 
 def from_json(kind: type[T], fields: Any, *, name: str = "") -> T:

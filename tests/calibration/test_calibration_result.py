@@ -195,7 +195,7 @@ def test_a_file_that_lacks_a_field_is_refused(tmp_path, name):
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     del fields[name]
     (tmp_path / JSON_FILE).write_text(json.dumps(fields), encoding="utf-8")
-    with pytest.raises(TypeError, match=name):
+    with pytest.raises(ValueError, match=name):
         CalibrationResult.load(tmp_path)
 
 
@@ -213,5 +213,5 @@ def test_a_value_of_another_type_is_refused_and_named(tmp_path, part, name, valu
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     fields[part][name] = value
     (tmp_path / JSON_FILE).write_text(json.dumps(fields), encoding="utf-8")
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(ValueError, match=message):
         CalibrationResult.load(tmp_path)

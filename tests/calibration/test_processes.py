@@ -265,7 +265,7 @@ def test_only_the_first_process_prints_and_writes(by_two, desk, gallery):
     assert lines[0] == f"2 processes, cpu, images: {gallery.root / 'tars'} (train) (the first 40)"
     assert lines[1] == "asked for 40 images, the data set had 23"
     assert sum(line.startswith("verdict: unresolved: too few images") for line in lines) == 1  # of 23
-    files = {str(file) for file in (desk / "2 command").rglob("*") if file.is_file()}
+    files = {str(file) for file in (desk / "2 command").rglob("[!.]*") if file.is_file()}
     assert sorted(line.removeprefix("wrote ") for line in lines if line.startswith("wrote ")) == sorted(files)
     expected = calibrate_alone(gallery, num_images=40, gate=GateConfig())
     assert_same(CalibrationResult.load(desk / "2 command"), expected)
@@ -284,7 +284,8 @@ def test_a_killed_launch_is_resumed_with_the_unbroken_result(by_three, desk, gal
     """The second of three processes gets SIGKILL; one process goes on."""
     assert by_three.returncode != 0
     assert "SIGKILL" in by_three.stderr
-    assert [path.name for path in (desk / "killed").iterdir()] == ["c.state"]
+    assert [path.name for path in (desk / "killed").glob("[!.]*")] == ["c.state"]
+    assert sum(path.stat().st_size for path in (desk / "killed").glob(".*")) < 10_000  # an empty work folder, its lock
     assert main([*to_be_killed(gallery, desk), "--resume"]) == 0
     assert "\nresumed after 12 images\n" in capsys.readouterr().out
     assert_same(CalibrationResult.load(desk / "killed" / "c"), calibrate_alone(gallery, gate=GateConfig()))

@@ -13,7 +13,7 @@ from gallery import Gallery, named
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.config import RunConfig
-from ttreg_hf.calibration.run_state import RunState, StateStore
+from ttreg_hf.calibration.run_state import RunState, StateStore, remove_states
 from ttreg_hf.images.batches import BadImage
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import DataSource
@@ -201,7 +201,7 @@ def test_half_written_states_are_ignored_and_removed(tmp_path):
     store.save(_state(6, 1.0))
     (tmp_path / "state" / ".place-000000000012-rank-0-of-1.safetensors.part").write_bytes(b"half")
     assert store.load(EMPTY).place == 6
-    store.remove()
+    remove_states(store.directory)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,7 +214,7 @@ def test_old_states_are_dropped_and_other_files_are_not(tmp_path):
         "notes.txt",
         "place-000000000024",
     ]
-    store.remove()
+    remove_states(store.directory)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -132,11 +132,15 @@ def test_apply_refuses_a_calibration_of_a_model_with_other_widths(quiet, calibra
     assert "this model has others" in ended.err
 
 
-def test_overwrite_replaces_a_checkpoint(base, calibration, tmp_path):
-    (tmp_path / "ck").mkdir()
-    (tmp_path / "ck" / "stale").touch()
-    succeed("apply", base, "--calibration", calibration, "--output", tmp_path / "ck", "--overwrite")
-    assert not (tmp_path / "ck" / "stale").exists()
+def test_overwrite_replaces_a_checkpoint_and_nothing_else(base, calibration, tmp_path):
+    arguments = ("apply", base, "--calibration", calibration, "--output", tmp_path / "ck", "--overwrite")
+    succeed(*arguments)
+    (tmp_path / "ck" / "README.md").write_text("old")
+    succeed(*arguments)
+    assert (tmp_path / "ck" / "README.md").read_text() != "old"
+    (tmp_path / "ck" / "photo.jpg").write_text("mine")
+    assert "holds photo.jpg, which it did not make" in run(*arguments).err
+    assert (tmp_path / "ck" / "photo.jpg").read_text() == "mine"
 
 
 def test_apply_moves_the_neurons_as_the_calibration_says(base, calibration, tmp_path):

@@ -19,6 +19,7 @@ from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.images.photographs import photograph_paths
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.known.known_checkpoint import Recipe
+from ttreg_hf.writing import whole_directory
 
 from .conftest import run, succeed, without_waiting
 
@@ -37,7 +38,7 @@ def test_calibrate_writes_its_files_and_says_what_comes_next(base, pictures, tmp
         f"Next: ttreg apply {base} --calibration {tmp_path / 'c'} --output",
     ):  # fmt: skip
         assert expected in out, expected
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "c").glob("[!.]*")) == [
         "calibration.json", "calibration.safetensors", "figures", "report.html", "switch.safetensors",
     ]  # fmt: skip
     assert "The neuron switch" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
@@ -53,7 +54,7 @@ def test_calibrate_passes_every_setting_on(base, tmp_path):
     found = json.loads(ended.out)
     assert found["config"] == given | {"detect_on_prefix": True}
     assert found["chosen"] == []
-    assert found["files"] == sorted(str(path) for path in (tmp_path / "c").rglob("*") if path.is_file())
+    assert found["files"] == sorted(str(path) for path in (tmp_path / "c").rglob("[!.]*") if path.is_file())
 
 
 def test_recipe_gives_the_published_settings_and_options_win(base, known, tmp_path):
@@ -113,13 +114,13 @@ def test_interrupt_while_writing_leaves_what_was_there_before(base, calibration,
     monkeypatch.setattr("ttreg_hf.report.calibration_folder.calibrate", lambda *args, **options: result)
     monkeypatch.setattr(CalibrationResult, "save", interrupt_after_half)
     if before:
-        (tmp_path / "c").mkdir()
-        (tmp_path / "c" / "kept").write_text(before)
+        with whole_directory(tmp_path / "c") as made_before:
+            (made_before / "kept").write_text(before)
     ended = run("calibrate", base, "--output", tmp_path / "c", "--overwrite")
     assert ended.code == 130
     assert without_waiting(ended.err) == "ttreg: interrupted; nothing half-written remains.\n"
     left = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))]
-    assert left == (["c", "c/kept"] if before else [])
+    assert left == (["c", "c/.ttreg-made.json", "c/kept"] if before else [])
 
 
 def test_ctrl_c_during_calibration_exits_130_and_leaves_nothing(base, tmp_path):

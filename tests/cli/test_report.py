@@ -36,7 +36,7 @@ def test_report_of_a_folder_without_a_calibration(tmp_path):
 
 def test_report_of_a_broken_calibration(copy):
     (copy / "calibration.json").write_text("{")
-    assert "are not what `ttreg calibrate` writes (JSONDecodeError" in run("report", copy).err
+    assert "calibration.json must hold a JSON object, but it cannot be read" in run("report", copy).err
 
 
 def test_report_of_broken_photographs(copy):

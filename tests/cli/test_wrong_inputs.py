@@ -79,7 +79,7 @@ def test_folder_without_images(desk, base, verb, dataset, message):
     [
         (["--image-column", "photo"], r"got 'photo'. It has label, picture"),
         ([], "needs one image column"),
-        (["--split", "test"], "`split` is one of train"),
+        (["--split", "test"], "`--split` is one of train"),
     ],
 )
 def test_missing_column_or_split(desk, base, monkeypatch, options, message):
@@ -123,6 +123,34 @@ def test_unreachable_data_set_names_the_way_out(desk, base, known, monkeypatch):
 
     monkeypatch.setattr(datasets, "get_dataset_split_names", fail)
     assert "`--dataset FOLDER` takes other images" in failure(desk, "inspect", base)
+
+
+@pytest.mark.parametrize("verb", ["inspect", "calibrate", "apply", "verify", "visualize"])
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "notes/nowhere", "/no/where", "a/b/c", "note.jpg"])
+def test_a_missing_folder_is_said_to_be_missing_at_once(desk, calibration, monkeypatch, verb, name):
+    monkeypatch.chdir(desk)
+    given = {
+        "inspect": (),
+        "calibrate": ("--output", desk / "c"),
+        "apply": ("--calibration", calibration, "--output", desk / "ck"),
+        "verify": (),
+        "visualize": (CAT, "--calibration", calibration, "--output", desk / "pictures"),
+    }[verb]
+    message = failure(desk, verb, name, *given)
+    expected = (
+        f"{name} is a file" if name == "note.jpg" else f"There is no folder {name}. Give the path of one that is"
+    )
+    assert expected in message
+    assert message.count("\n") == 1
+    assert len(message) < 200  # no list of model types
+
+
+@pytest.mark.parametrize("arguments", [("report",), ("push",), ("apply", "BASE", "--output", "ck", "--calibration")])
+def test_a_missing_calibration_or_checkpoint_is_said_to_be_missing(desk, base, monkeypatch, arguments):
+    monkeypatch.chdir(desk)
+    arguments = [base if word == "BASE" else word for word in arguments]
+    more = ("org/name",) if arguments[0] == "push" else ()
+    assert "There is no folder org/nowhere. Give " in failure(desk, *arguments, "org/nowhere", *more)
 
 
 @pytest.mark.parametrize("family", ["bert", "nonsense"])
@@ -184,12 +212,13 @@ def test_output_that_exists_is_refused(desk, base, calibration, verb):
 @pytest.mark.parametrize(
     ("neurons", "message"),
     [
-        ([[77, 3, 1.0]], "names layer 77, but this model has 6 layers (0 to 5)"),
-        ([[2, 3000, 1.0]], "names neuron 3000 of layer 2, but its MLP has 256"),
+        ([[77, 3, 1.0]], "names layer 77, but the `scores` have 6 (0 to 5)"),
+        ([[2, 3000, 1.0]], "names neuron 3000, but the `scores` have 256 (0 to 255)"),
+        ([[2, 3, float("nan")]], "`register_neurons[0].score` is finite, got nan"),
     ],
 )
 @pytest.mark.parametrize("verb", ["apply", "visualize"])
-def test_neurons_for_a_model_of_another_size(desk, base, calibration, verb, neurons, message):
+def test_neurons_that_the_calibration_does_not_have(desk, base, calibration, verb, neurons, message):
     other = changed_copy(calibration, desk / "other", "calibration.json", register_neurons=neurons)
     images = (CAT,) if verb == "visualize" else ()
     assert message in failure(desk, verb, base, *images, "--calibration", other, "--output", desk / "out")

@@ -15,9 +15,10 @@ from ttreg_hf.evaluation.evaluation_result import read_evaluations, write_evalua
 from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe
 from ttreg_hf.planted import planted_model
-from ttreg_hf.publishing import push
-from ttreg_hf.publishing.checkpoint import add_evaluation, checkpoint_files, save_checkpoint
-from ttreg_hf.report.evaluation_table import evaluation_table
+from ttreg_hf.publishing import prepared_checkpoint, push
+from ttreg_hf.publishing.checkpoint import add_evaluation, save_checkpoint
+from ttreg_hf.publishing.published_files import checkpoint_files
+from ttreg_hf.report.evaluation_table import card_results, evaluation_table
 
 from .scenes import pixels_of, scenes
 
@@ -93,6 +94,7 @@ def test_a_checkpoint_shows_it_on_its_card_and_when_it_is_pushed(found, patched,
     folder = save_checkpoint(patched, tmp_path / "checkpoint")
     card = folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8") + "\nWritten by its owner.\n", encoding="utf-8")
+    found = dataclasses.replace(found, source=dataclasses.replace(SOURCE, revision="ab" * 20))
     add_evaluation(folder, found)
     add_evaluation(folder, dataclasses.replace(found, source=DataSource(local="scenes", split="test")))
     text = card.read_text(encoding="utf-8")
@@ -102,16 +104,43 @@ def test_a_checkpoint_shows_it_on_its_card_and_when_it_is_pushed(found, patched,
     results = ModelCard.load(card).data.eval_results
     patched_figures = [figure for figure in found.figures if figure.row == "patched"]
     assert [(each.dataset_type, each.metric_type, each.metric_value) for each in results] == [
-        (dataset, "corloc", round(100 * figure.value, 2))
-        for dataset in ("org/scenes", "scenes (test)")
-        for figure in patched_figures
+        ("org/scenes", "corloc", round(100 * figure.value, 2)) for figure in patched_figures
     ]
     assert "evaluation.json" in checkpoint_files(folder)
 
-    monkeypatch.setattr(push, "check_outputs", lambda directory: None)  # takes a fresh interpreter
-    prepared = push._prepare(folder, config_only=False, force=False)
+    monkeypatch.setattr(prepared_checkpoint, "check_outputs", lambda folder, trust_remote_code: 0.0)  # takes a child
+    prepared = prepared_checkpoint.prepare(folder, None, config_only=False, force=False, trust_remote_code=False)
     assert "evaluation.json" in prepared.contents
-    assert len(push._card(prepared, "me/mine", None, (), {}).data.eval_results) == len(results)
+    assert len(push._card(prepared, "me/mine", None, ()).data.eval_results) == len(results)
+
+
+@pytest.mark.parametrize(
+    ("source", "fields"),
+    [
+        ({"revision": None}, {}),
+        ({"split": None}, {}),
+        ({"repo_id": None, "local": "scenes"}, {}),
+        ({"repo_id": None, "description": "scenes"}, {}),
+        ({}, {"whole_split": False}),
+        ({}, {"hub_task": None}),
+    ],
+)
+def test_only_whole_splits_at_a_revision_become_figures_of_the_hub(found, source, fields):
+    pinned = dataclasses.replace(SOURCE, revision="ab" * 20)
+    assert found.whole_split
+    assert card_results(dataclasses.replace(found, source=pinned))
+    other = dataclasses.replace(found, source=dataclasses.replace(pinned, **source), **fields)
+    assert card_results(other) == []
+
+
+def test_a_part_of_a_split_is_not_the_whole(patched, examples):
+    def seen(data, num_images):
+        config = EvaluationConfig(resamples=5, num_images=num_images)
+        return evaluate(
+            patched, data, task="knn", train=examples, config=config, processor=BitImageProcessorPil()
+        ).whole_split
+
+    assert [seen(examples, count) for count in (len(examples) - 1, len(examples))] == [False, True]
 
 
 def test_local_paths_are_not_recorded(patched, examples, tmp_path):
@@ -164,7 +193,7 @@ def test_settings_are_checked(field, value):
 def test_missing_packages_are_named_once(monkeypatch, patched, examples):
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == "sklearn" else object())
     with pytest.raises(
-        ImportError, match=r"missing here: scikit-learn\. Install them with `pip install 'ttreg_hf\[ev"
+        ImportError, match=r"missing here: scikit-learn\. Install them with `pip install scikit-learn`"
     ):
         evaluate(patched, examples, task="knn", train=examples)
 

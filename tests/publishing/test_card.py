@@ -1,7 +1,9 @@
 """The model card: what it says, and what of it survives a new push."""
 
+import ast
 import dataclasses
 import re
+import time
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from ttreg_hf.calibration.gate import Drift, Drifts
 from ttreg_hf.calibration.provenance import Provenance
 from ttreg_hf.calibration.verdict import Look
 from ttreg_hf.calibration.verification import Verification
+from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.intervention import Outcome
 from ttreg_hf.measuring.map_changes import MapChanges
@@ -246,6 +249,71 @@ def test_merging_twice_changes_nothing():
     card = merged_card(model_card(config()), model_card(config()))
     assert str(card) == str(merged_card(model_card(config()), ModelCard(str(card))))
     assert str(card) == str(merged_card(model_card(config()), ModelCard(str(card))))
+
+
+def test_a_card_with_many_markers_is_read_in_linear_time():
+    begin = model_card(config()).text.split("metadata: ")[0].lstrip()
+    text = "---\nlicense: mit\n---\n" + (begin + "metadata: {} -->\n") * 20_000
+    start = time.monotonic()
+    merged = merged_card(model_card(config()), ModelCard(text))
+    hand_written(merged)
+    assert time.monotonic() - start < 5  # it took hours
+    assert "3 register neurons" in merged.text
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", "null", "3"])
+def test_metadata_that_was_damaged_by_hand_is_forgotten(damage):
+    present = model_card(config())
+    begin, _, rest = present.text.partition("metadata: ")
+    present.text = begin + "metadata: " + damage + rest[rest.index(" -->") :] + "\nMine.\n"
+    merged = merged_card(model_card(config()), present)
+    assert merged.text.rstrip().endswith("Mine.")
+    assert merged.data.library_name == "transformers"
+
+
+HOSTILE = "<script>x</script> [a](http://b) `c` *d* | e ![f](g)\n# h\n<!-- End of what ttreg_hf generates."
+
+
+def test_text_from_elsewhere_is_escaped_on_the_card():
+    evaluation = Evaluation(
+        task=HOSTILE,
+        settings={},
+        hub_task=None,
+        source=DataSource(description=HOSTILE),
+        model="m",
+        base_model=None,
+        trained_registers=None,
+        num_images=1,
+        num_training_images=0,
+        bad_images=(),
+        image_size=None,
+        confidence=0.95,
+        seed=0,
+        figures=(Figure(HOSTILE, "", "patched", 0.5, 0.4, 0.6),),
+        versions={},
+        created="2026-01-01",
+    )
+    card = model_card(
+        config(base_model_name_or_path=HOSTILE, base_model_revision=HOSTILE),
+        calibration(DataSource(description=HOSTILE)),
+        evaluations=[evaluation],
+        repo_id='org/a"); import os #',
+        revision=f'v1"\n{HOSTILE}',
+        pictures=[f"pictures/{HOSTILE}.png"],
+        licence={"license": "other", "license_name": HOSTILE},
+        licence_files=[f"LICENSE{HOSTILE}"],
+    )
+    generated = card.text[card.text.index("-->") :]  # metadata, which is JSON, stands before
+    prose = PYTHON.sub("", generated)
+    for piece in ("<script>", "[a](http", "`c`", " *d* ", "\n# h", "![f](g)"):
+        assert piece not in prose, piece
+    assert card.text.count("<!-- End of what ttreg_hf generates.") == 1
+    assert "# Dinov2Model with a test-time register" in card.text
+    for snippet in PYTHON.findall(card.text):
+        assert "import os #" in snippet or "repo" not in snippet
+        names = {node.id for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Name)}
+        assert "os" not in names
+    assert merged_card(card, card).text == card.text
 
 
 def test_metadata_cannot_end_the_comment_that_remembers_it():

@@ -1,12 +1,15 @@
 """Checkpoint folders: what is written, what is recorded, and which files may be published."""
 
+import copy
 import json
 import os
+import re
 import subprocess
 
 import pytest
 import torch
 from families import CASES, FAMILIES, NEURONS, NUM_PATCHES, PATCH_SIZE, Case
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
 from ttreg_hf import add_test_time_registers, calibrate
@@ -15,10 +18,12 @@ from ttreg_hf.images.data_source import LOCAL_FOLDER, DataSource
 from ttreg_hf.loading import is_hub_id
 from ttreg_hf.publishing import output_check
 from ttreg_hf.publishing.base_weights import checksum_fields, read_checksum, weights_checksum
-from ttreg_hf.publishing.checkpoint import checkpoint_files, is_written_by_us, read_config, save_checkpoint
+from ttreg_hf.publishing.checkpoint import save_checkpoint
+from ttreg_hf.publishing.checkpoint_config import read_config
 from ttreg_hf.publishing.output_check import check_outputs, expected_outputs, read_expected_outputs
-from ttreg_hf.publishing.privacy import config_without_local_paths
+from ttreg_hf.publishing.privacy import without_local_names
 from ttreg_hf.publishing.probe import load_like_a_stranger, outputs_on_probe, probe_inputs
+from ttreg_hf.publishing.published_files import checkpoint_files, is_published, is_written_by_us, other_files
 from ttreg_hf.publishing.published_model import from_pretrained
 
 CODE = {"families.py", "modeling_ttreg.py", "registers.py"}
@@ -64,7 +69,7 @@ def test_names_on_the_hub_are_told_from_paths(tmp_path, monkeypatch):
     assert is_hub_id("org/vit")
     for name in ("models/vit", "vit", "/org/vit", "./vit", "~/vit", "a/b/c", "", None, "org/..", "C:\\vit"):
         assert not is_hub_id(name), name
-    assert config_without_local_paths({"base_model_name_or_path": "org/vit", "base_model_revision": "ab"}) == {
+    assert without_local_names({"base_model_name_or_path": "org/vit", "base_model_revision": "ab"}) == {
         "base_model_name_or_path": "org/vit",
         "base_model_revision": "ab",
     }
@@ -103,7 +108,7 @@ def test_recorded_outputs_depend_on_the_register_neurons(planted):
 def test_a_checkpoint_of_every_family_and_head_gives_what_was_recorded(case, tmp_path):
     patched = add_test_time_registers(case.stock_model(), NEURONS)
     folder = save_checkpoint(patched, tmp_path / "checkpoint")
-    recorded = read_expected_outputs(folder)["outputs"]
+    recorded = read_expected_outputs(folder)
     loaded = load_like_a_stranger(str(folder))
     assert type(loaded).__name__ == type(patched).__name__
     found, other = outputs_on_probe(loaded), outputs_on_probe(case.stock_model())
@@ -134,7 +139,9 @@ def test_flattened_probe_images_are_as_many_patches_as_the_model_was_trained_wit
 
 
 def test_outputs_that_are_not_finite_are_refused(planted, tmp_path):
-    broken = add_test_time_registers(planted.model, [[2, 3]], shift_scale=float("nan"))
+    broken = add_test_time_registers(copy.deepcopy(planted.model), [[2, 3]])
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="finite outputs"):
         save_checkpoint(broken, tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
@@ -147,13 +154,65 @@ def test_the_fresh_interpreter_gets_neither_token_nor_network(folder, monkeypatc
         given.update(env)
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nImportError: no network")
 
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "SSH_AUTH_SOCK", "HF_ENDPOINT", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, "a secret")
     monkeypatch.setattr(output_check.subprocess, "run", run)
     with pytest.raises(RuntimeError, match="without ttreg_hf, but there it ends with: ImportError: no network"):
         check_outputs(folder)
-    assert "hf_secret" not in given.values()
+    assert "a secret" not in given.values()
     assert given["HF_HUB_OFFLINE"] == "1"
-    assert given["HF_HOME"] != os.environ.get("HF_HOME")
+    assert given["HF_HOME"] == given["HOME"] != os.environ.get("HOME")
+
+
+def test_the_fresh_interpreter_has_a_time_limit(folder, monkeypatch):
+    monkeypatch.setattr(output_check, "_TIME_LIMIT", 0.3)
+    monkeypatch.setattr(output_check.probe, "__file__", str(folder / "slow.txt"))
+    (folder / "slow.txt").write_text("import time; time.sleep(60)")
+    with pytest.raises(RuntimeError, match=r"must load and run in a fresh interpreter within 0\.005 minutes, but did"):
+        check_outputs(folder)
+
+
+CHANGES = {
+    "registers.py": lambda text: f"{text}\nraise SystemExit('ran')\n",
+    "families.py": lambda text: text.replace("\n", "\r\n", 1),
+    "modeling_ttreg.py": None,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_code_that_is_not_the_installed_one_is_not_run_unasked(folder, name):
+    change = CHANGES[name]
+    if change is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(change((folder / name).read_text(encoding="utf-8")).encode())
+    with pytest.raises(
+        ValueError, match=rf"only the installed code is run, but {name} of .* differs .*`--trust-remote"
+    ):
+        check_outputs(folder)
+
+
+def test_code_that_is_not_the_installed_one_runs_where_it_is_trusted(folder):
+    (folder / "registers.py").write_text("raise ImportError('it ran')")
+    with pytest.raises(RuntimeError, match="there it ends with: ImportError: it ran"):
+        check_outputs(folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("reference", ["evil.Dinov2TTRegModel", "../evil.Dinov2TTRegModel"])
+def test_code_under_another_name_is_not_run(folder, reference):
+    (folder / "evil.py").write_text("raise ImportError('it ran')")
+    rewrite(folder / "config.json", auto_map={"AutoModel": reference})
+    with pytest.raises(ValueError, match="`auto_map` names files of ttreg_hf in its own folder"):
+        check_outputs(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "expected_outputs.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"format": 1, "outputs": {"a": 3}}'])
+def test_damaged_files_are_named(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError, RuntimeError), match=rf"{folder}.* `ttreg apply") as told:
+        check_outputs(folder)
+    assert "\n" not in str(told.value)
 
 
 def test_changed_folder_is_found_out(folder):
@@ -169,21 +228,38 @@ def test_changed_folder_is_found_out(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["optimizer.pt", "pytorch_model.bin", "model.pkl", "setup.py", "pictures/registers.py"]
+    "name",
+    [
+        *("optimizer.pt", "pytorch_model.bin", "model.pkl", "setup.py", "pictures/registers.py", "handler.py"),
+        *(
+            "client_secret.json",
+            "TODO.md",
+            "notes/README.md",
+            "secret.safetensors",
+            "photo.png",
+            "model.safetensors.bak",
+        ),
+        *("license.pem", "pictures/licence.txt", "sub/config.json", "license.py"),
+    ],
 )
-def test_files_of_other_kinds_are_not_published(folder, name):
-    (folder / "pictures").mkdir()
+def test_what_this_tool_does_not_make_is_not_published_and_is_named(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=f"got {name}. Move it out of"):
-        checkpoint_files(folder)
+    assert other_files(folder) == [name]
+    assert name not in checkpoint_files(folder)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "LICENSE.md", "license.txt", "NOTICE", "COPYING", "USE_POLICY.md"])
+def test_licences_are_published(name):
+    assert is_published(name)
 
 
 def test_links_out_of_the_folder_are_refused(folder, tmp_path):
     (tmp_path / "secret.json").write_text("{}")
-    os.symlink(tmp_path / "secret.json", folder / "notes.json")
-    with pytest.raises(ValueError, match=r"notes\.json links to .*secret\.json"):
+    os.symlink(tmp_path / "secret.json", folder / "vocab.json")
+    with pytest.raises(ValueError, match=r"vocab\.json links to .*secret\.json"):
         checkpoint_files(folder)
-    (folder / "notes.json").unlink()
+    (folder / "vocab.json").unlink()
     (tmp_path / "private").mkdir()
     os.symlink(tmp_path / "private", folder / "pictures")
     with pytest.raises(ValueError, match=r"pictures links to .*private"):
@@ -203,6 +279,7 @@ def test_hidden_files_are_left_out(folder):
     (folder / ".cache").mkdir()
     (folder / ".cache" / "token.txt").write_text("secret")
     (folder / ".DS_Store").write_bytes(b"")
+    (folder / ".env").write_text("secret")
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "x.pyc").write_bytes(b"")
     assert checkpoint_files(folder).keys() == CODE | {
@@ -211,6 +288,32 @@ def test_hidden_files_are_left_out(folder):
         "expected_outputs.json",
         "model.safetensors",
     }
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"x": ["y"]}}'])
+def test_a_damaged_list_of_shards_is_named(folder, text):
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json .*Save the checkpoint again"):
+        checkpoint_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_test_time_registers": 10**9}, "`num_test_time_registers` is from 0 to 1024, got 1000000000"),
+        ({"num_test_time_registers": -1}, "`num_test_time_registers` is from 0 to 1024, got -1"),
+        ({"shift_scale": float("inf")}, "`shift_scale` is a finite number, got inf"),
+        ({"shift_scale": float("nan")}, "`shift_scale` is a finite number, got nan"),
+        ({"architectures": ["A; import os"]}, "`architectures` of .* are names of classes"),
+        ({"architectures": "Dinov2TTRegModel"}, "`architectures` of .* are names of classes"),
+        ({"auto_map": ["modeling_ttreg"]}, "`auto_map` names files of ttreg_hf"),
+    ],
+)
+def test_configs_that_no_model_has_are_refused(folder, fields, message):
+    rewrite(folder / "config.json", **fields)
+    with pytest.raises((ValueError, StrictDataclassError)) as told:
+        read_config(folder)
+    assert re.search(message, str(told.value.__cause__ or told.value))
 
 
 @pytest.mark.parametrize("reference", ["../evil.Model", "evil.Model", "org/other--modeling_ttreg.Model", "/evil.M"])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from .publisher import run
 
+CODE = {"families.py", "modeling_ttreg.py", "registers.py"}
+
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -84,7 +86,9 @@ shutil.copytree("checkpoint", "changed")
 for name in ("calibration.json", "calibration.safetensors"):
     pathlib.Path("changed", name).unlink()
 pathlib.Path("changed/pictures").mkdir()
-pathlib.Path("changed/pictures/cat.png").write_bytes(b"png")
+Image.new("RGB", (4, 4)).save("changed/pictures/cat.png")
+for name in ("client_secret.json", "TODO.md", "handler.py", "optimizer.pt", ".env", "NOTICE", "pictures/notes.txt"):
+    pathlib.Path("changed", name).write_text("mine")
 with open("changed/README.md", "a") as file:
     file.write("\\nFrom the folder.\\n")
 updated = push_checkpoint("changed", "org/vit", tag="v2", commit_message="Second")
@@ -103,6 +107,10 @@ report["own_name"] = push_checkpoint("changed", "mine").repo_id
     assert told["changed"] == [True, False]
     assert any("the folder's is not used" in note for note in told["notes"])
     assert any("no image processor" in note for note in told["notes"])
+    unsent = (
+        "not sent, because ttreg does not make such files: TODO.md, client_secret.json, handler.py, optimizer.pt, "
+    )
+    assert f"{unsent}pictures/notes.txt" in told["notes"]
     assert "ValueError: `tag` must be new, but org/vit has 'v2' already." in told["tag_again"]
     titles = [commit.title for commit in hub.commits("org/vit")]
     assert (titles[:2], len(titles)) == (["meanwhile", "Second"], 6)  # and initial, first, two by hand
@@ -116,7 +124,10 @@ report["own_name"] = push_checkpoint("changed", "mine").repo_id
     assert '"org/vit", "v2"' in card
     assert "(pictures/cat.png)" in card
     assert "Nothing by ttreg_hf" in card
-    assert {"notes.md", "pictures/cat.png", "model.safetensors"} <= files.keys()
+    assert files.keys() == CODE | {
+        *("README.md", "config.json", "expected_outputs.json", "model.safetensors", "pictures/cat.png"),
+        *("NOTICE", "notes.md", ".gitattributes"),
+    }
     assert "calibration.json" not in files
     assert "calibration.json" in hub.files("org/vit", told["pull_request"])
     assert "calibration.json" in hub.files("org/vit", "trial")
@@ -152,7 +163,7 @@ report["synced"] = ttreg("sync-code", "org/vit", "--token", secret)
     assert "the verdict of its calibration is unresolved" in told["refused"]["err"]
     assert "nothing was changed on the Hub" in told["failed"]["err"]
     assert "hf auth login" in told["anonymous"]["err"]
-    assert "nowhere has no config.json" in told["missing"]["err"]
+    assert "There is no folder nowhere" in told["missing"]["err"]
     assert f"published  {hub.url}/org/vit/commit/{hub.commits('org/vit')[1].oid}" in told["pushed"]["out"]
     assert json.loads(told["forced"]["out"])["commit"] == hub.commits("org/vit")[0].oid
     assert told["synced"]["out"] == "org/vit has the installed code already\n"

@@ -19,6 +19,7 @@ import contextlib, io, json, pathlib
 import numpy as np, torch
 from PIL import Image
 from datasets import load_dataset
+from huggingface_hub import ModelCard
 from transformers import AutoModel, BitImageProcessorPil, PreTrainedModel
 from ttreg_hf.cli import main
 from ttreg_hf.planted import planted_model
@@ -30,6 +31,7 @@ pixel_values = processor(images=images, return_tensors="pt")["pixel_values"]
 planted = planted_model("dinov2", neurons_per_layer={{2: 2}}, images=pixel_values)
 planted.model.push_to_hub("org/planted")
 processor.push_to_hub("org/planted")
+ModelCard("---\\nlicense: mit\\n---\\n").push_to_hub("org/planted")
 
 def ttreg(*arguments):
     printed = io.StringIO()

@@ -34,9 +34,9 @@ for name, revision in (("branch", "main"), ("small", commit), ("wrong", other)):
     patched = add_test_time_registers(base, neurons, base_model_revision=revision)
     save_checkpoint(patched, name)
 report["branch"] = outcome(push_checkpoint, "branch", "org/small", config_only=True)
-full = push_checkpoint("small", "org/small")
+full = push_checkpoint("small", "org/small", config_only=False)
 report["full_notes"] = full.notes
-small = push_checkpoint("small", "org/small", config_only=True)
+small = push_checkpoint("small", "org/small")
 report["small_notes"] = small.notes
 push_checkpoint("wrong", "org/wrong", config_only=True)
 
@@ -51,7 +51,8 @@ report["wrong"] = outcome(from_pretrained, "org/wrong")
 report["stock"] = outcome(from_pretrained, "org/base")
 report["missing"] = outcome(from_pretrained, "org/nothing")
 
-api.upload_file(repo_id="org/small", path_in_repo="registers.py", path_or_fileobj=b"raise ImportError('old')")
+for path in ("registers.py", "handler.py", "train.py"):
+    api.upload_file(repo_id="org/small", path_in_repo=path, path_or_fileobj=b"raise ImportError('old')")
 with unittest.mock.patch("ttreg_hf.publishing.code_sync.check_outputs"):
     report["dry"] = sync_code("org/small", dry_run=True).changed
 report["synced"] = sync_code("org/small").changed
@@ -65,10 +66,10 @@ report["nowhere"] = outcome(sync_code, "org/nothing")
     planted.model.save_pretrained(home / "base")
     torch.save(planted.sample[:2], home / "pixel_values.pt")
     told = run(hub, source, home, token=hub.token)
-    assert "needs a base model on the Hub, got None" in told["no_base"]
+    assert "needs a base model on the Hub, got a local one" in told["no_base"]
     assert "of 40 hexadecimal digits, but `base_model_revision` is 'main'" in told["branch"]
-    assert any("licence of its own" in note for note in told["full_notes"])
-    assert not any("licence of its own" in note for note in told["small_notes"])
+    assert "org/base has the licence 'other': see that it lets you publish its weights" in told["full_notes"]
+    assert "no weights, because org/base has the licence 'other': strangers get them from there" in told["small_notes"]
     assert max(told[name] for name in ("of_full", "of_small", "of_main")) < 1e-6
     assert told["dtype"] == "torch.bfloat16"
     assert "ValueError: org/wrong belongs to weights with the SHA-256" in told["wrong"]
@@ -93,5 +94,7 @@ report["nowhere"] = outcome(sync_code, "org/nothing")
         told["pinned"],
     ):
         assert words in card
-    assert hub.files("org/small")["registers.py"] == b"raise ImportError('old')"  # the refused update changed nothing
+    now = hub.files("org/small")
+    assert now["registers.py"] == b"raise ImportError('old')"  # the refused update changed nothing
+    assert now["handler.py"] == now["train.py"] == b"raise ImportError('old')"  # the owner's, before and after
     assert told["commits"] == [told["pinned"], told["other"], None]

@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
-import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.candidates import Candidate
 from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.consistency import check_consistency
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.provenance import Provenance
 from ttreg_hf.calibration.selection import Selection
@@ -23,8 +24,9 @@ from ttreg_hf.measuring.norms import NormReport
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.measuring.trunk_weights import has_checksum
-from ttreg_hf.records import from_json
+from ttreg_hf.records import from_json, read_json
 from ttreg_hf.register_neuron import RegisterNeuron
+from ttreg_hf.writing import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,43 +167,51 @@ class CalibrationResult:
         """Write both files; each appears whole or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        unfinished = {name: directory / f".{name}.part" for name in (TENSOR_FILE, JSON_FILE)}
-        try:
-            save_file({"scores": self.scores.contiguous()}, unfinished[TENSOR_FILE])
-            unfinished[JSON_FILE].write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-            for name, path in unfinished.items():
-                os.replace(path, directory / name)
-        finally:
-            for path in unfinished.values():
-                path.unlink(missing_ok=True)
+        described = json.dumps(self.to_dict(), indent=2) + "\n"  # before the first file: it may fail
+        write_file(directory / TENSOR_FILE, save({"scores": self.scores.contiguous()}))
+        write_file(directory / JSON_FILE, described.encode())
 
     @classmethod
     def load(cls, directory: str | Path) -> "CalibrationResult":
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: a file is missing.
-            ValueError: the files are of another format.
+            FileNotFoundError: the folder or a file is missing.
+            ValueError: the files are of another format, or damaged.
         """
         directory = Path(directory)
+        if not directory.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {directory}. Give one that `ttreg calibrate MODEL --output DIR` wrote."
+            )
         for name in (JSON_FILE, TENSOR_FILE):
             if not (directory / name).is_file():
                 raise FileNotFoundError(
                     f"A calibration is a folder with {JSON_FILE} and {TENSOR_FILE}, but {directory} has no {name}. "
                     "Make one with `ttreg calibrate MODEL --output DIR`."
                 )
-        fields = json.loads((directory / JSON_FILE).read_text(encoding="utf-8"))
+        again = "Calibrate again, or install the version of ttreg_hf that wrote it."
+        fields = read_json(directory / JSON_FILE, remedy=again)
         if fields.get("format") != _FORMAT:
             raise ValueError(
-                f"{directory / JSON_FILE} has format {fields.get('format')!r}, this version reads {_FORMAT}. "
-                "Calibrate again, or install the version of ttreg_hf that wrote it."
+                f"{directory / JSON_FILE} has format {fields.get('format')!r}, this version reads {_FORMAT}. {again}"
             )
+        try:
+            result = cls._of(fields, load_file(directory / TENSOR_FILE)["scores"])
+            check_consistency(result)
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise ValueError(
+                f"The files in {directory} are not what `ttreg calibrate` writes ({type(error).__name__}: {error}). "
+                "Calibrate again."
+            ) from error
+        return result
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any], scores: Tensor) -> "CalibrationResult":
+        """What `to_dict` gave, with the scores."""
         fields["register_neurons"] = [
             {"layer": layer, "neuron": neuron, "score": score} for layer, neuron, score in fields["register_neurons"]
         ]
         hints = typing.get_type_hints(cls)
         del hints["scores"]
-        return cls(
-            scores=load_file(directory / TENSOR_FILE)["scores"],
-            **{name: from_json(kind, fields[name], name=name) for name, kind in hints.items() if name in fields},
-        )
+        return cls(scores=scores, **{name: from_json(kind, fields[name], name=name) for name, kind in hints.items()})

@@ -12,6 +12,7 @@ from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.inspection import Inspection
 from ttreg_hf.calibration.provenance import Provenance, provenance_of
+from ttreg_hf.calibration.run_state import remove_states
 from ttreg_hf.calibration.search import AUTOMATIC, resolved
 from ttreg_hf.calibration.selection import PER_NEURON
 from ttreg_hf.calibration.stages import Choice, RoundScores, Stages
@@ -160,8 +161,8 @@ def calibrate(
         bad_images=inputs.batches.read_by_all().bad_images.values(),  # also of those that verified
     )
     result = _result(stages, inspection, scores, finding, provenance)
-    if store is not None and inputs.batches.processes.rank == 0:
-        store.remove()
+    if store is not None and inputs.batches.processes.rank == 0 and not run.keep_states:
+        remove_states(store.directory)
     return result
 
 

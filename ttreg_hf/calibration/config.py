@@ -68,6 +68,7 @@ class RunConfig:
         save_every: images, over all processes, between two states.
         resume: continue from the last state; from the beginning if there is none.
         early_stop: stop when two halves of the images agree on the best neurons, twice in a row.
+        keep_states: leave the states there when the run has ended, for whoever writes its result down.
     """
 
     workers: int | None = None
@@ -76,6 +77,7 @@ class RunConfig:
     save_every: int = 10_000
     resume: bool = False
     early_stop: bool = False
+    keep_states: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -6,7 +6,6 @@ of its run have written it. Sums add up, so the first process of a resumed run t
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ttreg_hf.images.batches import BadImage
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.same_images import StreamDigest, check_same_streams
 from ttreg_hf.measuring.neuron_scores import ScoreStatistics
+from ttreg_hf.writing import write_file
 
 _NAME = re.compile(r"place-(\d+)-run-(\w+)-rank-\d+-of-(\d+)\.safetensors")
 
@@ -74,11 +74,10 @@ class StateStore:
         tensors = {"statistics": state.statistics.to_tensor().cpu()}
         tensors |= {f"snapshot-{count}": found.to_tensor().cpu() for count, found in state.snapshots.items()}
         name = self._name(f"{state.place:012d}")
-        unfinished = self.directory / f".{name}.part"
         bad_images = {place: [bad.key, bad.reason] for place, bad in state.bad_images.items()}
         told = {"run": self.run, "bad_images": bad_images, "stream": asdict(state.stream)}
-        save_file(tensors, unfinished, metadata={name: json.dumps(value) for name, value in told.items()})
-        os.replace(unfinished, self.directory / name)
+        metadata = {key: json.dumps(value) for key, value in told.items()}
+        write_file(self.directory / name, save(tensors, metadata=metadata))
         mine = sorted(self.directory.glob(self._name("*")))
         complete = {file for files in self._complete(self.run_name) for file in files}
         last = max((at for at, file in enumerate(mine) if file in complete), default=0)
@@ -111,13 +110,6 @@ class StateStore:
                 total.snapshots[count].merge(found)
         bad_images = {place: bad for state in states for place, bad in state.bad_images.items()}
         return RunState(place, total.statistics, total.snapshots, bad_images, stream)
-
-    def remove(self) -> None:
-        """Delete the states, finished or not, when the run has ended."""
-        for file in (*self.directory.glob("place-*.safetensors"), *self.directory.glob(".place-*.part")):
-            file.unlink(missing_ok=True)
-        if self.directory.is_dir() and not any(self.directory.iterdir()):
-            self.directory.rmdir()
 
     def _name(self, place: str) -> str:
         """The file of this process at a place, or its pattern for `*`."""
@@ -159,6 +151,14 @@ class StateStore:
         snapshots = {int(name.removeprefix("snapshot-")): value for name, value in found.items()}
         bad = {int(place): BadImage(*fields) for place, fields in bad_images.items()}
         return RunState(place, statistics, dict(sorted(snapshots.items())), bad, StreamDigest.of_dict(stream))
+
+
+def remove_states(directory: Path) -> None:
+    """Delete the states of a run, finished or not, when its result is where it belongs."""
+    for file in (*directory.glob("place-*.safetensors"), *directory.glob(".place-*")):
+        file.unlink(missing_ok=True)
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def fingerprint(values: Any) -> str:

@@ -27,6 +27,7 @@ def apply(
     The neurons are those of `--calibration`, else the published ones.
     """
     from ttreg_hf.publishing.checkpoint import VerdictError, make_checkpoint
+    from ttreg_hf.publishing.published_files import checkpoint_files
 
     printer = Printer(json)
     if not is_first_rank():
@@ -43,7 +44,7 @@ def apply(
 
     if result is not None and read_calibration(output).on_other_weights:
         neuron_source = f"{calibration}, not measured on these weights"
-    files = [str(output / file.name) for file in sorted(output.iterdir())]
+    files = [str(file) for file in checkpoint_files(output).values()]
     count = len(patched.config.register_neurons)
     printer.say(f"{count} register neuron{'s' if count != 1 else ''} of {model} ({neuron_source})")
     for file in files:

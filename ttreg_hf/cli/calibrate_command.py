@@ -79,7 +79,7 @@ def calibrate(
     processes.end()
     if not is_first_rank():
         return
-    files = [str(file) for file in sorted(output.rglob("*")) if file.is_file()]
+    files = [str(file) for file in sorted(output.rglob("[!.]*")) if file.is_file()]
     _print(printer, result)
     for file in files:
         printer.say(f"wrote {file}")

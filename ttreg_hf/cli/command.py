@@ -3,8 +3,11 @@
 import dataclasses
 import functools
 import inspect
+import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import typing
 from collections.abc import Callable, Generator
@@ -12,10 +15,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.models import OptionInfo
 
 from ttreg_hf.cli.printer import rank, stderr_is_terminal
+from ttreg_hf.cli.wording import in_own_options
 
 FAILED, REFUSED, INTERRUPTED = 1, 3, 130
+_NOISY_LOGGERS = ("torchao", "torch.utils._pytree")  # warn of what is not ours when torchao is imported
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 
 
@@ -26,23 +32,31 @@ def as_verb(function: Callable[..., None]) -> Callable[..., None]:
     packages give one message. Any other exception is a bug of ours and keeps its traceback.
     """
     parameters, groups = _flattened(function)
+    options_of_verb = _option_names(parameters)
+
+    def complain(message: str) -> None:
+        _complain(in_own_options(message, options_of_verb))
 
     @functools.wraps(function)
     def run(*, debug: bool = False, **options: Any) -> None:
         for name, kind in groups.items():
             options[name] = kind(**{field.name: options.pop(field.name) for field in dataclasses.fields(kind)})
         try:
-            with _quiet_libraries():
+            with _stopping_at_sigterm(), _quiet_libraries():
                 function(**options)
         except (typer.Exit, typer.Abort, BrokenPipeError):  # typer's own business
             raise
-        except KeyboardInterrupt:
-            _complain("interrupted; nothing half-written remains.")
+        except KeyboardInterrupt as stop:
+            exec("")  # CPython ends as if killed, if the last `exec` was interrupted; imports of dataclasses run many
+            complain(str(stop) or "interrupted; nothing half-written remains.")
             raise typer.Exit(INTERRUPTED) from None
+        except _Refusal as refusal:
+            complain(str(refusal))
+            raise typer.Exit(REFUSED) from refusal
         except _failures() as error:
             if debug:
                 traceback.print_exc()
-            _complain(f"error: {_message(error)}")
+            complain(f"error: {_message(error)}")
             raise typer.Exit(FAILED) from error
 
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Debug)
@@ -74,10 +88,26 @@ def _flattened(function: Callable[..., None]) -> tuple[list[inspect.Parameter], 
     return parameters, groups
 
 
+def _option_names(parameters: list[inspect.Parameter]) -> dict[str, str]:
+    """The options of a verb, by the name of their parameter."""
+    found = {}
+    for parameter in parameters:
+        metadata = getattr(parameter.annotation, "__metadata__", ())
+        for info in [each for each in metadata if isinstance(each, OptionInfo)]:
+            given = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
+            written = [name for names in given for name in names.split("/") if name.startswith("--")]
+            first, *others = written or [f"--{parameter.name.replace('_', '-')}"]
+            found |= {parameter.name: first, **{other: other for other in others}}
+    return found
+
+
+class _Refusal(Exception):
+    """A verdict does not allow what was asked for."""
+
+
 def refuse(message: str) -> NoReturn:
     """End with the exit code for a verdict that does not allow what was asked for."""
-    _complain(message)
-    raise typer.Exit(REFUSED)
+    raise _Refusal(message)
 
 
 def _complain(message: str) -> None:
@@ -106,6 +136,26 @@ def _message(error: BaseException) -> str:
 
 
 @contextmanager
+def _stopping_at_sigterm() -> Generator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that nothing half-written remains.
+
+    Not in a process of a launch: its launcher ends it, and it may be waiting for one that is gone.
+    """
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _quiet_libraries() -> Generator[None]:
     """No notices of transformers; where nobody watches, no retries and progress bars of others; undone afterwards."""
     unwatched = not stderr_is_terminal()
@@ -118,6 +168,9 @@ def _quiet_libraries() -> Generator[None]:
         }
     added = {name: value for name, value in variables.items() if name not in os.environ}
     with ExitStack() as undo:
+        for logger in map(logging.getLogger, _NOISY_LOGGERS):
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
         undo.callback(lambda: [os.environ.pop(name) for name in added])
         os.environ.update(added)  # read by libraries when they are imported; these may be imported already:
         if "transformers" in sys.modules and "TRANSFORMERS_VERBOSITY" in added:

@@ -213,6 +213,7 @@ def evaluate(
     from ttreg_hf.evaluation.packages import check_packages
     from ttreg_hf.evaluation.tasks import TASKS
     from ttreg_hf.images.processes import Processes
+    from ttreg_hf.writing import check_writable
 
     printer = Printer(json)
     check_packages()
@@ -221,6 +222,8 @@ def evaluate(
     _check_splits(kind, data_options.split, data_options.train_split)
     _check_columns(kind, data_options)
     token = model_options.token
+    if is_first_rank() and (folder := output or _folder_of(model, calibration)) is not None:
+        check_writable(folder)
     find = functools.partial(find_labelled, dataset, config=data_options.config, token=token)
     data, source = find(split=data_options.split)
     train = find(split=data_options.train_split)[0] if kind.learns else None
@@ -283,12 +286,16 @@ def _columns(data: DataOptions) -> "Columns":
     return Columns(data.image_column, data.mask_column, data.boxes_column, data.label_column, data.box_format.value)
 
 
+def _folder_of(model: str, calibration: Path | None) -> Path | None:
+    """MODEL, if it is a folder whose model is measured with the neurons that it has."""
+    return Path(model) if Path(model).is_dir() and calibration is None else None
+
+
 def _checkpoint_folder(model: str, loaded: Any, calibration: Path | None) -> Path | None:
     """MODEL, if it is the folder of a patched checkpoint that is measured as it is."""
     from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 
-    is_checkpoint = Path(model).is_dir() and isinstance(loaded, TTRegModelMixin) and calibration is None
-    return Path(model) if is_checkpoint else None
+    return _folder_of(model, calibration) if isinstance(loaded, TTRegModelMixin) else None
 
 
 def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:

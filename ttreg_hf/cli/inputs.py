@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,17 +94,9 @@ def read_calibration(directory: Path) -> "CalibrationResult":
         FileNotFoundError: a file is missing.
         ValueError: files that are not, or no longer, a calibration.
     """
-    from safetensors import SafetensorError
-
     from ttreg_hf.calibration.calibration_result import CalibrationResult
 
-    try:
-        return CalibrationResult.load(directory)
-    except (JSONDecodeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ValueError(
-            f"The files in {directory} are not what `ttreg calibrate` writes ({type(error).__name__}: {error}). "
-            "Calibrate again."
-        ) from error
+    return CalibrationResult.load(directory)
 
 
 def settings_of(*groups: Any, recipe_of: str | None = None, **options: Any) -> "CalibrationConfig":

@@ -27,9 +27,15 @@ def push(
     create_pr: CreatePr = False,
     commit_message: Annotated[str | None, typer.Option(help="First line of the commit.")] = None,
     config_only: Annotated[
-        bool, typer.Option("--config-only", help="Publish no weights, but where to get the base model's.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--config-only/--full-weights",
+            help="Publish no weights, but where to get the base model's; or the weights in any case. Default: the "
+            "weights where the base model's licence is a permissive one.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Publish whatever the verdict is.")] = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     dry_run: DryRun = False,
     token: WriteToken = None,
     json: options.Json = False,
@@ -37,7 +43,8 @@ def push(
     """Publish a checkpoint folder on the Hub, in one commit: weights, code, processor, calibration, pictures, card.
 
     Before anything is uploaded, the folder is loaded in a fresh interpreter without ttreg_hf and must give the outputs
-    that were recorded when it was made. Pushing again updates the card and keeps what you wrote on it.
+    that were recorded when it was made. Only what ttreg makes is sent, and licence files. Pushing again updates the
+    card and keeps what you wrote on it.
     """
     from ttreg_hf.publishing.checkpoint import VerdictError
     from ttreg_hf.publishing.push import push_checkpoint
@@ -56,6 +63,7 @@ def push(
             commit_message=commit_message,
             config_only=config_only,
             force=force,
+            trust_remote_code=trust_remote_code,
             dry_run=dry_run,
             token=token,
         )

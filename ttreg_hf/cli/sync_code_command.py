@@ -13,7 +13,10 @@ def sync_code(
     token: WriteToken = None,
     json: options.Json = False,
 ) -> None:
-    """Replace the .py files of a published checkpoint by the installed ones, after proving equal outputs."""
+    """Replace the travelling code of a published checkpoint by the installed one, after proving equal outputs.
+
+    Other files of the repository stay as they are.
+    """
     from ttreg_hf.publishing.code_sync import sync_code
 
     printer = Printer(json)

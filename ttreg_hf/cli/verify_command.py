@@ -30,7 +30,8 @@ def verify(
 ) -> None:
     """Check a patched checkpoint again: outliers, drift and controls against its own base model. Writes nothing.
 
-    A folder must also load without ttreg_hf and give the outputs that were recorded when it was made. Exit code 0 if
+    A folder must also load without ttreg_hf and give the outputs that were recorded when it was made; its code is run
+    if it is the installed one, else only with `--trust-remote-code`. Exit code 0 if
     the verdict is fixed, else 3. Threshold and block are those of its calibration, else chosen automatically. Looks at
     48 images by default.
     """
@@ -38,11 +39,14 @@ def verify(
     from ttreg_hf.calibration.config import RunConfig
     from ttreg_hf.calibration.verdict import FIXED
     from ttreg_hf.calibration.verification_run import verify_patched
-    from ttreg_hf.publishing.output_check import EXPECTED_OUTPUTS, check_outputs
+    from ttreg_hf.loading import check_is_there
+    from ttreg_hf.publishing.output_check import check_outputs
+    from ttreg_hf.publishing.published_files import EXPECTED_OUTPUTS
 
     printer = Printer(json)
     if not is_first_rank():
         return
+    check_is_there(checkpoint)
     config = settings_of(detection, num_images=image_options.num_images or _NUM_IMAGES, seed=seed)
     folder = Path(checkpoint)
     calibration = read_calibration(folder) if (folder / JSON_FILE).is_file() else None
@@ -53,7 +57,7 @@ def verify(
     images.describe(printer, config.num_images)
     difference = None
     if (folder / EXPECTED_OUTPUTS).is_file():
-        difference = check_outputs(folder)
+        difference = check_outputs(folder, trust_remote_code=model_options.trust_remote_code)
         printer.say(f"loads without ttreg_hf and gives the recorded outputs (difference {difference:.1e})")
     loaded, processor = open_model(model_source(checkpoint, model_options))
     source = images.named.source

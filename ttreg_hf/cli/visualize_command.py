@@ -79,9 +79,9 @@ def _check_pictures(paths: list[Path], overwrite: bool) -> None:
         FileExistsError: a picture is there.
         PermissionError: the folder cannot be written to.
     """
-    from ttreg_hf.writing import check_output
+    from ttreg_hf.writing import check_writable
 
-    check_output(paths[0].parent, overwrite=True)
+    check_writable(paths[0].parent)
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise FileExistsError(f"{there[0]} exists. Give another `--output`, or `--overwrite` to replace it.")

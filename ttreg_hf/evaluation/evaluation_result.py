@@ -10,7 +10,7 @@ from typing import Any
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.intervals import Interval
 from ttreg_hf.records import from_json
-from ttreg_hf.writing import write_file
+from ttreg_hf.writing import write_into
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -66,6 +66,7 @@ class Evaluation:
         figures: metrics in the task's order, rows within each.
         versions: of packages.
         created: UTC, ISO 8601.
+        whole_split: whether all images of the data set were measured, and none was unreadable.
     """
 
     task: str
@@ -84,6 +85,7 @@ class Evaluation:
     figures: tuple[Figure, ...]
     versions: dict[str, str]
     created: str
+    whole_split: bool = False
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -139,5 +141,5 @@ def write_evaluation(directory: str | Path, evaluation: Evaluation) -> tuple[Eva
     kept = (*others, evaluation)
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"evaluations": [each.to_dict() for each in kept]}, indent=2, allow_nan=False)
-    write_file(directory / EVALUATION_FILE, f"{text}\n".encode())
+    write_into(directory, EVALUATION_FILE, f"{text}\n".encode())
     return kept

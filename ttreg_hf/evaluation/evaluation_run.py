@@ -157,6 +157,7 @@ def evaluate(
         figures=tuple(_figures(found, config, getattr(task, "hub_metrics", {}))),
         versions={name: importlib.metadata.version(name) for name in ("torch", "transformers", "ttreg_hf")},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        whole_split=run.saw_all,
     )
 
 
@@ -167,6 +168,7 @@ class _Run:
         self._task, self._config, self._processes, self._progress = task, config, processes, progress
         self.bad_images: list[str] = []
         self.num_training_images = 0
+        self.saw_all = False
 
     def measure(
         self, row: str, model: PreTrainedModel, processor: Any, test: LabelledImages, train: LabelledImages | None
@@ -181,6 +183,9 @@ class _Run:
             learned = self._batches(train, model, processor, config.num_training_images, f"{row}, training")
         scores = self._task.scores(model, tests, learned)
         self.bad_images = self._unreadable(tests) + (self._unreadable(learned) if learned else [])
+        record = tests.batches.read_by_all()
+        ended = record.end < config.num_images if test.size is None else record.end == test.size
+        self.saw_all = ended and not record.bad_images
         if learned is not None:
             ends = self._processes.collect([learned.batches.record.end])
             self.num_training_images = max(ends)

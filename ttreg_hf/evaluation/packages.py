@@ -15,5 +15,5 @@ def check_packages() -> None:
     if missing:
         raise ImportError(
             f"Evaluating needs {', '.join(_NEEDED.values())}; missing here: {', '.join(missing)}. Install them with "
-            "`pip install 'ttreg_hf[evaluate]'`."
+            f"`pip install {' '.join(missing)}`."
         )

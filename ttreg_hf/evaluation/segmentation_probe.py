@@ -88,7 +88,9 @@ class SegmentationProbe:
             ValueError: a class above the largest one that was learned.
         """
         if train is None:
-            raise ValueError("The segmentation probe learns from training images, got none. Give `train`.")
+            raise ValueError(
+                "The segmentation probe learns from training images, got none. Give `train` (`--train-split`)."
+            )
         lessons, num_classes = self._lessons(model, train)
         probe = self._learn(lessons, num_classes, train.processes, model.device)
         tally = Tally()
@@ -176,7 +178,10 @@ def _moments(lessons: list[_Lesson], processes: Processes, device: torch.device)
     """Mean and variance of each channel over all patches of all processes."""
     dimensions = processes.collect([lesson.features_Dhw.shape[0] for lesson in lessons])
     if not dimensions:
-        raise ValueError("The segmentation probe needs at least one readable training image, got none. Check `train`.")
+        raise ValueError(
+            "The segmentation probe needs at least one readable training image, got none. Check `train` "
+            "(`--train-split`)."
+        )
     sums = torch.zeros(2 * dimensions[0] + 1, dtype=torch.float64, device=device)
     for lesson in lessons:
         features_DN = lesson.features_Dhw.to(device).flatten(1).double()

@@ -1,12 +1,13 @@
 """A checksum of weights, for repositories that hold none: they fetch the base model's, and must get the same."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ttreg_hf.records import read_json
 
 _FORMAT = 1
 
@@ -35,7 +36,7 @@ def read_checksum(path: Path) -> str:
     Raises:
         ValueError: a file of another format.
     """
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = read_json(path, remedy="Publish it again with `ttreg push --config-only`.")
     if fields.get("format") != _FORMAT or not isinstance(fields.get("sha256"), str):
         raise ValueError(
             f"{path} must have format {_FORMAT} and a `sha256`, got format {fields.get('format')!r}. Install the "

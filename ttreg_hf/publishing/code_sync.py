@@ -1,16 +1,16 @@
 """Updates the travelling code of a published repository. Talks to the network."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 
-import ttreg_hf.modeling
-from ttreg_hf.publishing.checkpoint import is_weight_file, read_config, suitcase_files
+from ttreg_hf.publishing.checkpoint_config import read_config
 from ttreg_hf.publishing.commit import commit_files, explaining, look_at
 from ttreg_hf.publishing.output_check import check_outputs
+from ttreg_hf.publishing.published_files import is_weight_file, suitcase_files
 from ttreg_hf.publishing.published_model import from_pretrained
+from ttreg_hf.writing import scratch_directory
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class SyncedCode:
     """Which files of a repository were replaced.
 
     Args:
-        changed: names of files whose content differed, those removed among them.
+        changed: names of files whose content differed, or that were missing.
         commit: `None` if nothing differed, or in a dry run.
     """
 
@@ -34,10 +34,11 @@ def sync_code(
     dry_run: bool = False,
     token: str | bool | None = None,
 ) -> SyncedCode:
-    """Replace the `.py` files of a published checkpoint by the installed ones, in one commit.
+    """Replace the travelling code of a published checkpoint by the installed one, in one commit.
 
     Before that, a fresh interpreter without ttreg_hf proves that the checkpoint gives the outputs recorded in the
-    repository with the new code. The repository's old code is not run.
+    repository with the new code. The repository's old code is not run. All other files of it stay as
+    they are.
 
     Args:
         repo_id: a repository that `ttreg push` made.
@@ -58,40 +59,34 @@ def sync_code(
             f"There must be a repository {repo_id} with a branch {target.revision}, got none. Publish it with "
             "`ttreg push CKPT ORG/NAME`."
         )
-    with tempfile.TemporaryDirectory(prefix="ttreg-sync-") as home:
-        folder = Path(home) / "checkpoint"
+    code = suitcase_files()
+    with scratch_directory() as home:
+        folder = home / "checkpoint"
         with explaining(f"{repo_id} could not be downloaded"):
-            wanted = ["*.json", "*.py", "*.safetensors"]
+            wanted = ["*.json", "*.safetensors", *code]
             snapshot_download(repo_id, revision=target.head, token=token, local_dir=folder, allow_patterns=wanted)
-        before = {path.name: path.read_bytes() for path in folder.glob("*.py")}
         read_config(folder)  # of a patched model, or an error
-        after = _installed_code()
-        changed = tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
+        changed = tuple(sorted(name for name, content in code.items() if _content(folder / name) != content))
         if not changed:
             return SyncedCode(())
-        _check_outputs(folder, after, repo_id, target.head, token)
+        _check_outputs(folder, code, repo_id, target.head, token)
     if dry_run:
         return SyncedCode(changed)
     commit = commit_files(
         api,
         target,
-        {name: after[name] for name in changed if name in after},
+        {name: code[name] for name in changed},
         message="Update the code to the installed ttreg_hf",
-        delete=tuple(name for name in changed if name not in after),
         create_pr=create_pr,
     )
     return SyncedCode(changed, commit)
 
 
-def _installed_code() -> dict[str, bytes]:
-    """The files that saving a patched model writes now."""
-    source = Path(ttreg_hf.modeling.__file__).parent
-    return {name: (source / name).read_bytes() for name in suitcase_files()}
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _check_outputs(folder: Path, code: dict[str, bytes], repo_id: str, head: str, token: str | bool | None) -> None:
-    for path in folder.glob("*.py"):
-        path.unlink()
     for name, content in code.items():
         (folder / name).write_bytes(content)
     if not any(is_weight_file(path.name) for path in folder.iterdir()):

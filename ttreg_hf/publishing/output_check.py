@@ -2,9 +2,11 @@
 
 import json
 import os
+import site
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,20 @@ from transformers import PreTrainedModel
 
 from ttreg_hf.applying import shared_copy
 from ttreg_hf.publishing import probe
+from ttreg_hf.publishing.checkpoint_config import read_config_fields
+from ttreg_hf.publishing.published_files import EXPECTED_OUTPUTS, suitcase_files
+from ttreg_hf.records import from_json, read_json
 
-EXPECTED_OUTPUTS = "expected_outputs.json"
 TOLERANCE = 1e-3  # of an output's largest value; another neuron changes more, another CPU less
 _FORMAT = 1
-Outputs = dict[str, list[list[float]]]  # name -> values of each image
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
+Outputs = Mapping[str, Sequence[Sequence[float]]]  # name -> values of each image
+_KIND = dict[str, tuple[tuple[float, ...], ...]]  # the same, as a file holds it
+_TIME_LIMIT = 1800  # seconds, to load a model and run it twice on the CPU
+_PASSED_ON = (  # variables that Python and PyTorch may need; all others, and the secrets in them, are not
+    *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL"),
+    *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+)
+_AGAIN = "Make the checkpoint again with `ttreg apply`."
 
 
 def expected_outputs(model: PreTrainedModel) -> dict[str, Any]:
@@ -31,36 +41,63 @@ def expected_outputs(model: PreTrainedModel) -> dict[str, Any]:
     return {"format": _FORMAT, "outputs": probe.outputs_on_probe(_float32_twin(model))}
 
 
-def check_outputs(directory: str | Path) -> float:
+def check_outputs(directory: str | Path, *, trust_remote_code: bool = False) -> float:
     """Load a folder in a fresh interpreter without ttreg_hf, and compare its outputs with the recorded ones.
 
-    The interpreter runs the folder's code, offline, without the Hub token of this process.
+    The interpreter runs the folder's code: offline, for a limited time, without the variables of this process.
+
+    Args:
+        directory: checkpoint folder.
+        trust_remote_code: run its code even where it is not the installed one.
 
     Returns:
         The largest difference, as a share of the output's largest value.
 
     Raises:
         FileNotFoundError: nothing was recorded.
+        ValueError: the folder's code is not the installed one, and `trust_remote_code` is not set.
         RuntimeError: it does not load, or gives other outputs.
     """
     directory = Path(directory)
     recorded = read_expected_outputs(directory)
-    difference = largest_difference(recorded["outputs"], outputs_without_ttreg(directory))
+    if not trust_remote_code:
+        check_code(directory)
+    difference = largest_difference(recorded, outputs_without_ttreg(directory))
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"{directory} must give the outputs that were recorded when it was made, but differs by {difference:.1e} "
-            f"of their size (allowed: {TOLERANCE:.0e}). A file was changed: make the checkpoint again "
-            "with `ttreg apply`."
+            f"of their size (allowed: {TOLERANCE:.0e}). A file was changed. {_AGAIN}"
         )
     return difference
 
 
-def read_expected_outputs(directory: Path) -> dict[str, Any]:
-    """The record of a checkpoint folder.
+def check_code(directory: Path) -> None:
+    """Refuse a folder whose code is not, byte for byte, the one that is installed.
+
+    Raises:
+        FileNotFoundError: no checkpoint folder.
+        ValueError: it is not, or the config names code elsewhere.
+    """
+    read_config_fields(directory)
+    others = [
+        name
+        for name, content in sorted(suitcase_files().items())
+        if not (directory / name).is_file() or (directory / name).read_bytes() != content
+    ]
+    if others:
+        raise ValueError(
+            f"Without a flag only the installed code is run, but {', '.join(others)} of {directory} "
+            f"{'differs' if len(others) == 1 else 'differ'} from it. Read it, and run it with `--trust-remote-code` "
+            "(`trust_remote_code=True`); or make the checkpoint again with `ttreg apply`."
+        )
+
+
+def read_expected_outputs(directory: Path) -> Outputs:
+    """What was recorded of a checkpoint folder.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is of another format.
+        ValueError: it is damaged, or of another format.
     """
     path = directory / EXPECTED_OUTPUTS
     if not path.is_file():
@@ -68,39 +105,57 @@ def read_expected_outputs(directory: Path) -> dict[str, Any]:
             f"A checkpoint holds {EXPECTED_OUTPUTS}, by which it is verified, but {directory} has none. Make it with "
             "`ttreg apply` or `save_checkpoint`."
         )
-    recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded = read_json(path, remedy=_AGAIN)
     if recorded.get("format") != _FORMAT:
         raise ValueError(
             f"{path} has format {recorded.get('format')!r}, this version reads {_FORMAT}. Make the checkpoint again "
             "with `ttreg apply`, or install the version of ttreg_hf that wrote it."
         )
-    return recorded
+    try:
+        return from_json(_KIND, recorded.get("outputs"), name="outputs")
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: {error} {_AGAIN}") from error
 
 
 def outputs_without_ttreg(directory: Path) -> Outputs:
-    """What the folder gives in an interpreter that cannot import ttreg_hf, has no token and no network.
+    """What the folder gives in an interpreter that cannot import ttreg_hf, and has neither network nor secrets.
 
     Raises:
-        RuntimeError: it does not load there.
+        RuntimeError: it does not load there, or not in time.
     """
+    command = [sys.executable, "-c", Path(probe.__file__).read_text(encoding="utf-8"), str(directory.resolve())]
     with tempfile.TemporaryDirectory(prefix="ttreg-verify-") as home:
-        environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-        environment |= {"HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1"}
-        child = subprocess.run(
-            [sys.executable, "-c", Path(probe.__file__).read_text(encoding="utf-8"), str(directory.resolve())],
-            env=environment,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-    if child.returncode != 0:
+        try:
+            child = subprocess.run(
+                command,
+                env=_environment(home),
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_TIME_LIMIT,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(
+                f"{directory} must load and run in a fresh interpreter within {_TIME_LIMIT / 60:g} minutes, but did "
+                f"not. {_AGAIN}"
+            ) from error
+    try:
+        if child.returncode == 0:
+            return from_json(_KIND, json.loads(child.stdout.strip().splitlines()[-1]), name="outputs")
         reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(
-            f"{directory} must load in a fresh interpreter without ttreg_hf, but there it ends with: {reason}. Make "
-            "the checkpoint again with `ttreg apply`."
-        )
-    return json.loads(child.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError, TypeError):
+        reason = "no outputs"
+    raise RuntimeError(
+        f"{directory} must load in a fresh interpreter without ttreg_hf, but there it ends with: {reason}. {_AGAIN}"
+    )
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Of the fresh interpreter, whose home is an empty folder."""
+    passed_on = {name: value for name, value in os.environ.items() if name in _PASSED_ON}
+    own = {"HOME": home, "HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1"}
+    return {**passed_on, **own, "PYTHONUSERBASE": site.getuserbase(), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _float32_twin(model: PreTrainedModel) -> Any:

@@ -118,9 +118,9 @@ def load_like_a_stranger(folder: str) -> Any:
     # AutoBackbone's from_pretrained takes no local folder (transformers 5.23); other heads have no Auto class
     if auto_class == "AutoBackbone" or not auto_class.startswith("Auto"):
         cls: Any = get_class_from_dynamic_module(reference, folder)
-        return cls.from_pretrained(folder, dtype=torch.float32).eval()
+        return cls.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
     cls = getattr(transformers, auto_class)
-    return cls.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    return cls.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32, use_safetensors=True).eval()
 
 
 if __name__ == "__main__":

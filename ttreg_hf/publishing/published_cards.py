@@ -1,17 +1,14 @@
-"""Cards that are on the Hub already: the repository's own, and the base model's. Talks to the network."""
+"""The card that a repository on the Hub has already. Talks to the network."""
 
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 
 from ttreg_hf.publishing.card import hand_written, merged_card
-from ttreg_hf.publishing.checkpoint import CARD
-from ttreg_hf.publishing.commit import NETWORK_ERRORS, Target, explaining
-
-_LICENCE_FIELDS = ("license", "license_name", "license_link")
+from ttreg_hf.publishing.commit import Target, explaining
+from ttreg_hf.publishing.published_files import CARD
+from ttreg_hf.writing import scratch_directory
 
 
 def merged_with_published(
@@ -45,25 +42,10 @@ def merged_with_published(
     return merged, ()
 
 
-def parent_licence(base: str | None, token: Any) -> dict[str, str]:
-    """Licence fields of the base model's card; none if it cannot be read."""
-    if base is None:
-        return {}
-    try:
-        data = ModelCard.load(base, token=token, ignore_metadata_errors=True).data.to_dict()
-    except (*NETWORK_ERRORS, OSError, ValueError, yaml.YAMLError):
-        return {}
-    licence = {name: data[name] for name in _LICENCE_FIELDS if isinstance(data.get(name), str)}
-    link = licence.get("license_link", "")
-    if link and "://" not in link:  # a file of the parent's repository
-        licence["license_link"] = f"https://huggingface.co/{base}/blob/main/{link}"
-    return licence
-
-
 def _published_card(target: Target | None, token: str | bool | None) -> ModelCard | None:
     if target is None or target.head is None or CARD not in target.files:
         return None
-    with tempfile.TemporaryDirectory() as folder, explaining(f"The card of {target.repo_id} could not be read"):
+    with scratch_directory() as folder, explaining(f"The card of {target.repo_id} could not be read"):
         path = hf_hub_download(target.repo_id, CARD, revision=target.head, token=token, local_dir=folder)
         try:
             return ModelCard.load(path)

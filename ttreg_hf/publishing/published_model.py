@@ -7,9 +7,11 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from ttreg_hf.loading import commit_of, is_hub_id, saved_class
+from ttreg_hf.hub_access import explaining_access
+from ttreg_hf.loading import check_is_there, commit_of, is_hub_id, saved_class
 from ttreg_hf.publishing.base_weights import read_checksum, weights_checksum
-from ttreg_hf.publishing.checkpoint import BASE_WEIGHTS, assert_patched
+from ttreg_hf.publishing.checkpoint_config import assert_patched
+from ttreg_hf.publishing.published_files import BASE_WEIGHTS
 
 
 def from_pretrained(
@@ -34,11 +36,15 @@ def from_pretrained(
         A model of the class that was saved.
 
     Raises:
+        FileNotFoundError: there is no such folder.
+        PermissionError: this repository, or its base model's, is gated.
         ValueError: not a patched model, or the base model's weights are not those that it was made of.
         OSError: from transformers, naming what is missing on the Hub.
     """
     name = str(repo_id_or_path)
-    config = AutoConfig.from_pretrained(name, revision=revision, token=token, trust_remote_code=False)
+    check_is_there(name)
+    with explaining_access(name):
+        config = AutoConfig.from_pretrained(name, revision=revision, token=token, trust_remote_code=False)
     assert_patched(config, name)
     pinned = commit_of(name, revision=revision, token=token) or revision  # all files of one commit
     checksum_file = cached_file(
@@ -68,9 +74,14 @@ def _with_base_weights(
             f"at {revision!r}. Publish it again with `ttreg push --config-only`."
         )
     dtype = config.dtype or "auto"
-    model = cls.from_pretrained(
-        base, config=config, revision=revision, token=token, dtype=dtype, use_safetensors=True
-    ).eval()
+    try:
+        model = cls.from_pretrained(
+            base, config=config, revision=revision, token=token, dtype=dtype, use_safetensors=True
+        ).eval()
+    except OSError:  # of a gated repository too transformers says only that it holds no weights
+        with explaining_access(base, why=f"{name} holds no weights, and its base model "):
+            commit_of(base, revision=revision, token=token)
+        raise
     found = weights_checksum(model)
     if found != checksum:
         raise ValueError(

@@ -1,40 +1,24 @@
 """Publishes checkpoints on the Hub. Talks to the network."""
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
-from ttreg_hf.calibration.calibration_result import JSON_FILE, CalibrationResult
-from ttreg_hf.evaluation.evaluation_result import Evaluation, read_evaluations
-from ttreg_hf.loading import is_hub_id, load_whole_processor, saved_class
+from ttreg_hf.loading import is_hub_id, load_whole_processor
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
-from ttreg_hf.publishing.base_weights import checksum_fields
+from ttreg_hf.publishing.base_repository import BaseRepository, look_at_base
 from ttreg_hf.publishing.card import model_card
-from ttreg_hf.publishing.checkpoint import (
-    BASE_WEIGHTS,
-    CARD,
-    CONFIG,
-    check_verdict,
-    checkpoint_files,
-    is_weight_file,
-    is_written_by_us,
-    pictures_of,
-    read_calibration,
-    read_config,
-    save_checkpoint,
-)
+from ttreg_hf.publishing.checkpoint import save_checkpoint
+from ttreg_hf.publishing.checkpoint_config import read_config_fields
 from ttreg_hf.publishing.commit import commit_files, explaining, look_at
-from ttreg_hf.publishing.output_check import check_outputs
-from ttreg_hf.publishing.privacy import calibration_without_local_paths, config_without_local_paths
-from ttreg_hf.publishing.published_cards import merged_with_published, parent_licence
-
-_COMMIT_DIGITS = 40
+from ttreg_hf.publishing.prepared_checkpoint import PreparedCheckpoint, prepare
+from ttreg_hf.publishing.privacy import without_local_names
+from ttreg_hf.publishing.published_cards import merged_with_published
+from ttreg_hf.publishing.published_files import CARD, is_written_by_us, pictures_of
+from ttreg_hf.writing import scratch_directory
 
 
 @dataclass(frozen=True)
@@ -56,19 +40,6 @@ class Publication:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A checkpoint that has passed all checks, as it will be uploaded, without its card."""
-
-    directory: Path
-    config: Any
-    calibration: CalibrationResult | None
-    evaluations: tuple[Evaluation, ...]
-    contents: Mapping[str, bytes | Path]
-    config_only: bool
-    notes: tuple[str, ...] = field(default=())
-
-
 def push_checkpoint(
     directory: str | Path,
     repo_id: str,
@@ -80,15 +51,16 @@ def push_checkpoint(
     commit_message: str | None = None,
     commit_description: str | None = None,
     tags: Sequence[str] = (),
-    config_only: bool = False,
+    config_only: bool | None = None,
     force: bool = False,
+    trust_remote_code: bool = False,
     dry_run: bool = False,
     token: str | bool | None = None,
 ) -> Publication:
     """Publish a checkpoint folder as one commit, after it has been verified in a fresh interpreter without ttreg_hf.
 
     A repository that is there is updated: files of an earlier push that no longer belong go, what its owner added or
-    wrote on the card stays. On failure the Hub is as it was.
+    wrote on the card stays. On failure the Hub is as it was. Only what this tool makes is sent, and licence files.
 
     Args:
         directory: checkpoint folder.
@@ -100,16 +72,20 @@ def push_checkpoint(
         commit_message: first line of the commit.
         commit_description: the lines below it.
         tags: for the card's metadata.
-        config_only: publish no weights, but the base model's id, commit and checksum.
+        config_only: publish no weights, but the base model's id, commit and checksum. `None`: where the base model is
+            gated, or its licence is not a permissive one. `False`: the weights in any case, with the base model's
+            licence files.
         force: publish whatever the verdict is.
-        dry_run: check and list only; nothing is read from or written to the Hub.
+        trust_remote_code: run the folder's code to verify it, even where it is not the installed one.
+        dry_run: check and list only; nothing is written to the Hub, and only the base model's licence is read.
         token: `None`: that of `hf auth login`.
 
     Raises:
         VerdictError: the calibration in the folder is `clean`, `unresolved` or of other weights, and `force` is not
             set.
         FileNotFoundError: not a complete checkpoint.
-        ValueError: a file that is not published, options that do not go together, or a tag that is there.
+        ValueError: damaged files, code that is not the installed one, options that do not go together, or a tag that
+            is there.
         RuntimeError: the folder gives other outputs than recorded, or the Hub does not take it.
     """
     validate_repo_id(repo_id)
@@ -117,9 +93,12 @@ def push_checkpoint(
         raise ValueError(
             "`tag` names a published commit, but `create_pr` only proposes one. Tag it once it is merged."
         )
-    prepared = _prepare(Path(directory), config_only=config_only, force=force)
+    directory = Path(directory)
+    base = look_at_base(without_local_names(read_config_fields(directory))["base_model_name_or_path"], token)
+    config_only = _is_config_only(base) if config_only is None else config_only
+    prepared = prepare(directory, base, config_only=config_only, force=force, trust_remote_code=trust_remote_code)
     if dry_run:
-        card, notes = merged_with_published(_card(prepared, repo_id, tag, tags, {}), prepared.directory, None, token)
+        card, notes = merged_with_published(_card(prepared, repo_id, tag, tags), directory, None, token)
         return Publication(repo_id, _sizes(_with_card(prepared, card)), notes=prepared.notes + notes)
 
     api = HfApi(token=token)
@@ -129,10 +108,10 @@ def push_checkpoint(
     target = look_at(api, repo_id, revision)
     if tag in target.tags:
         raise ValueError(f"`tag` must be new, but {repo_id} has {tag!r} already. Give another one.")
-    licence = parent_licence(prepared.config.base_model_name_or_path, token)
-    generated = _card(prepared, repo_id, tag, tags, licence)
-    card, notes = merged_with_published(generated, prepared.directory, target, token)
+    card, notes = merged_with_published(_card(prepared, repo_id, tag, tags), directory, target, token)
     contents = _with_card(prepared, card)
+    if base is not None and not config_only:
+        contents = {**base.read_licences(token), **contents}
     commit = commit_files(
         api,
         target,
@@ -146,8 +125,6 @@ def push_checkpoint(
     if tag:
         with explaining(f"{repo_id} was published as {commit.oid}, but could not be tagged {tag!r}"):
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
-    if licence.get("license") == "other" and not config_only:
-        notes += ("the base model has a licence of its own: see that it allows this, or publish with --config-only",)
     return Publication(repo_id, _sizes(contents), commit, commit.oid != target.head, prepared.notes + notes)
 
 
@@ -166,8 +143,9 @@ def push_patched_model(
 ) -> CommitInfo:
     """`patched.push_to_hub(repo_id)`: as transformers' own, and with card, processor and verification.
 
-    The processor is the one that lies beside the base model. Arguments as in `PreTrainedModel.push_to_hub`;
-    errors as `push_checkpoint`.
+    The processor is the one that lies beside the base model. No weights are published where the base model is gated,
+    or its licence is not a permissive one: `push_checkpoint(..., config_only=False)` does. Arguments as in
+    `PreTrainedModel.push_to_hub`; errors as `push_checkpoint`.
     """
     source = model.name_or_path or model.config.base_model_name_or_path or ""
     local = not is_hub_id(source)
@@ -175,10 +153,8 @@ def push_patched_model(
     if source and (not local or Path(source).is_dir()):
         revision_of_base = None if local else model.config.base_model_revision
         processor = load_whole_processor(model, source, revision=revision_of_base, token=token)
-    with tempfile.TemporaryDirectory(prefix="ttreg-push-") as folder:
-        checkpoint = save_checkpoint(
-            model, Path(folder) / "checkpoint", processor=processor, max_shard_size=max_shard_size
-        )
+    with scratch_directory() as folder:
+        checkpoint = save_checkpoint(model, folder / "checkpoint", processor=processor, max_shard_size=max_shard_size)
         publication = push_checkpoint(
             checkpoint,
             repo_id,
@@ -195,52 +171,18 @@ def push_patched_model(
     return publication.commit
 
 
-def _prepare(directory: Path, *, config_only: bool, force: bool) -> _Prepared:
-    """All checks that need no network."""
-    config, calibration = read_config(directory), read_calibration(directory)
-    if calibration is not None:
-        check_verdict(calibration, force=force)
-    files = checkpoint_files(directory)
-    if not any(is_weight_file(name) for name in files):
-        raise FileNotFoundError(
-            f"A checkpoint folder holds model.safetensors, but {directory} has none. Make it with "
-            "`ttreg apply MODEL --output CKPT`; `--config-only` leaves the weights out when it is pushed."
-        )
-    if config_only:
-        _check_base(config)
-    check_outputs(directory)
-    notes = () if "preprocessor_config.json" in files else ("no image processor: strangers have to bring their own",)
-
-    contents: dict[str, bytes | Path] = {name: path for name, path in files.items() if name != CARD}
-    fields = config_without_local_paths(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
-    config.base_model_name_or_path = fields["base_model_name_or_path"]
-    contents[CONFIG] = _json(fields)
-    if calibration is not None:
-        calibration = calibration_without_local_paths(calibration)
-        contents[JSON_FILE] = _json(calibration.to_dict())
-    if config_only:
-        model = saved_class(config).from_pretrained(directory, dtype="auto", use_safetensors=True)
-        contents = {name: content for name, content in contents.items() if not is_weight_file(name)}
-        contents[BASE_WEIGHTS] = _json(checksum_fields(model))
-    return _Prepared(directory, config, calibration, read_evaluations(directory), contents, config_only, notes)
-
-
-def _check_base(config: Any) -> None:
-    base, revision = config.base_model_name_or_path, config.base_model_revision
-    if not is_hub_id(base):
+def _is_config_only(base: BaseRepository | None) -> bool:
+    """Whether to publish no weights, where nobody has said."""
+    if base is not None and not base.exists:
         raise ValueError(
-            f"`--config-only` needs a base model on the Hub, got {base!r}. Apply to a Hub id, or publish the weights."
+            f"The base model's licence says whether its weights may be published, but {base.repo_id} is not on the "
+            "Hub, or not for you. `--full-weights` (`config_only=False`) publishes them if you may."
         )
-    if not (revision and len(revision) == _COMMIT_DIGITS and all(digit in "0123456789abcdef" for digit in revision)):
-        raise ValueError(
-            f"`--config-only` needs the base model's commit, of {_COMMIT_DIGITS} hexadecimal digits, but "
-            f"`base_model_revision` is {revision!r}. Make the checkpoint with `ttreg apply {base} --revision COMMIT`."
-        )
+    return base is not None and not base.allows_copies
 
 
-def _card(
-    prepared: _Prepared, repo_id: str, tag: str | None, tags: Sequence[str], licence: dict[str, str]
-) -> ModelCard:
+def _card(prepared: PreparedCheckpoint, repo_id: str, tag: str | None, tags: Sequence[str]) -> ModelCard:
+    base = prepared.base or BaseRepository("")
     return model_card(
         prepared.config,
         prepared.calibration,
@@ -248,13 +190,15 @@ def _card(
         repo_id=repo_id,
         revision=tag,
         pictures=pictures_of(prepared.contents),
-        licence=licence,
+        licence=dict(base.licence or {}),
+        licence_files=() if prepared.config_only else base.licence_files,
+        is_gated=base.is_gated,
         tags=tags,
         config_only=prepared.config_only,
     )
 
 
-def _with_card(prepared: _Prepared, card: ModelCard) -> dict[str, bytes | Path]:
+def _with_card(prepared: PreparedCheckpoint, card: ModelCard) -> dict[str, bytes | Path]:
     return dict(sorted({**prepared.contents, CARD: str(card).encode()}.items()))
 
 
@@ -263,7 +207,3 @@ def _sizes(contents: Mapping[str, bytes | Path]) -> dict[str, int]:
         name: len(content) if isinstance(content, bytes) else content.stat().st_size
         for name, content in contents.items()
     }
-
-
-def _json(fields: dict[str, Any]) -> bytes:
-    return (json.dumps(fields, indent=2) + "\n").encode()

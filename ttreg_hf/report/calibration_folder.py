@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
+from ttreg_hf.calibration.run_state import remove_states
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.image_source import open_images
@@ -20,7 +23,7 @@ from ttreg_hf.report.charts import figures_of
 from ttreg_hf.report.neuron_switch import record_switch
 from ttreg_hf.report.page import render_page
 from ttreg_hf.report.switch_file import load_switch, save_switch
-from ttreg_hf.writing import check_output, whole_directory, write_file
+from ttreg_hf.writing import check_output, whole_directory, write_into
 
 REPORT_FILE, FIGURES = "report.html", "figures"
 
@@ -67,26 +70,45 @@ def calibrate_to_folder(
     config, run = config or CalibrationConfig(), run or RunConfig()
     if run.state_directory is None:
         run = dataclasses.replace(run, state_directory=directory.with_name(f"{directory.name}.state"))
-    device = accelerator.device if accelerator else None
-    model, processor = model_and_processor(model_or_id, processor, revision=revision, device=device)
-    result = calibrate(
-        model,
-        named,
-        config=config,
-        processor=processor,
-        accelerator=accelerator,
-        gate=gate,
-        run=run,
-        revision=revision,
-        progress=progress,
-        say=say,
-    )
-    if accelerator is None or accelerator.is_main_process:
-        with whole_directory(directory, overwrite=overwrite) as folder:
-            result.save(folder)
-            save_switch(record_switch(model, _all_images(named, processor, config, run, model), result, note), folder)
-            write_report(folder, result)
+    is_first = accelerator is None or accelerator.is_main_process
+    with whole_directory(directory, overwrite=overwrite) if is_first else nullcontext() as folder:
+        device = accelerator.device if accelerator else None
+        model, processor = model_and_processor(model_or_id, processor, revision=revision, device=device)
+        with _naming_states(run.state_directory):
+            result = calibrate(
+                model,
+                named,
+                config=config,
+                processor=processor,
+                accelerator=accelerator,
+                gate=gate,
+                run=dataclasses.replace(run, keep_states=True),
+                revision=revision,
+                progress=progress,
+                say=say,
+            )
+            if folder is not None:
+                result.save(folder)
+                switch = record_switch(model, _all_images(named, processor, config, run, model), result, note)
+                save_switch(switch, folder)
+                write_report(folder, result)
+    if is_first and run.state_directory is not None and not run.keep_states:
+        remove_states(run.state_directory)  # only now: the result is where it belongs
     return result
+
+
+@contextmanager
+def _naming_states(directory: Path | None) -> Generator[None]:
+    """Tells whoever interrupts a run from where it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if directory is None or not any(directory.glob("place-*")):
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted. What was done is kept in {directory}: the same command with `--resume` (`resume=True`) "
+            "goes on from there."
+        ) from None
 
 
 def _all_images(
@@ -135,6 +157,6 @@ def write_report(directory: str | Path, result: CalibrationResult | None = None)
         pictures[name] = buffer.getvalue()
     page = render_page(result, switch, pictures)
     (directory / FIGURES).mkdir(exist_ok=True)
-    written = [write_file(directory / REPORT_FILE, page.encode("utf-8"))]
-    written += [write_file(directory / FIGURES / f"{name}.png", png) for name, png in pictures.items()]
+    written = [write_into(directory, REPORT_FILE, page.encode("utf-8"))]
+    written += [write_into(directory, f"{FIGURES}/{name}.png", png) for name, png in pictures.items()]
     return written

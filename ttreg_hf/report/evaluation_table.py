@@ -19,14 +19,19 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def card_results(evaluation: Evaluation) -> list[EvalResult]:
-    """What the patched model reached, as a model card's metadata has it: the metrics that the Hub has a name for."""
-    if evaluation.hub_task is None:
-        return []
+    """What the patched model reached, as a model card's metadata has it: the metrics that the Hub has a name for.
+
+    They can be compared with those of other models only where the data are the same: a whole split of a data set on
+    the Hub, at a revision. Of anything else there are none.
+    """
     source = evaluation.source
+    is_comparable = source.repo_id and source.revision and source.split and evaluation.whole_split
+    if evaluation.hub_task is None or not is_comparable:
+        return []
     return [
         EvalResult(
             task_type=evaluation.hub_task,
-            dataset_type=source.repo_id or str(source),
+            dataset_type=str(source.repo_id),
             dataset_name=str(source),
             dataset_split=source.split,
             dataset_config=source.config,

@@ -1,7 +1,10 @@
 """A table of text, made once and shown on a page, a card or the terminal."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+_MARKS = re.compile(r"[\\`*\[\]|]")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,12 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-    """A table as Markdown."""
-    lines: list[Sequence[str]] = [table.columns, ("---",) * len(table.columns), *table.rows]
+    """A table as Markdown, in which its text stays text."""
+    lines: list[Sequence[str]] = [list(map(markdown_text, line)) for line in (table.columns, *table.rows)]
+    lines.insert(1, ("---",) * len(table.columns))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_text(text: str) -> str:
+    """Text from elsewhere as one line of Markdown: no link, no HTML, no emphasis, no cell."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;").replace(">", "&gt;")
