@@ -88,7 +88,7 @@ def test_evaluate_prints_rows_and_writes_them_into_the_checkpoint(own, data, mon
     kept = json.loads((own / "evaluation.json").read_text())["evaluations"]
     assert [(each["task"], each["seed"]) for each in kept] == [("object-discovery", 3)]
     assert (kept[0]["source"]["local"], kept[0]["source"]["split"]) == ("set", "test")
-    assert "**object-discovery** on set (test)" in (own / "README.md").read_text(encoding="utf-8")
+    assert "**object-discovery** on a local folder (test)" in (own / "README.md").read_text(encoding="utf-8")
     assert str(data.parent) not in (own / "README.md").read_text(encoding="utf-8") + json.dumps(kept)
 
     again = succeed("evaluate", own, "--task", "segmentation", "--dataset", data, "--split", "test", "--json")
@@ -150,11 +150,11 @@ def test_wrong_usage_exits_2_before_anything_is_loaded(arguments, message, data)
         (("--task", "segmentation", "--mask-column", "gt"), "got 'gt' among image, mask, boxes, label"),
         (("--task", "zero-shot"), "needs a model with a text tower, got Dinov2TTRegModel"),
         (("--task", "segmentation", "--image-size", "100"), "multiple of the model's patch size 14 x 14"),
-        (("--task", "segmentation", "--split", "nosuch"), "`split` is one of"),
+        (("--task", "segmentation", "--split", "nosuch"), "`--split` is one of"),
         (("--task", "segmentation", "--config", "large"), "`--config` chooses in a data set, got 'large'"),
         (
             ("--task", "object-discovery", "--layer", "9"),
-            "`layer` is a layer from -6 to 5 (this model has 6 blocks), got 9",
+            "`--layer` is a layer from -6 to 5 (this model has 6 blocks), got 9",
         ),
     ],
 )
