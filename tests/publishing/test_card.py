@@ -326,7 +326,7 @@ def test_card_shows_nothing_of_a_calibration_of_other_weights():
     other = dataclasses.replace(calibration(), on_other_weights=True)
     text = model_card(config(), other).text
     assert "**Not measured on these weights.**" in text
-    assert "those of\n`org/vit`" in text
+    assert "those of\norg/vit" in text
     assert "Verdict" not in text
     assert not [line for line in text.splitlines() if line.startswith("|")]
 

@@ -111,9 +111,7 @@ def make_checkpoint(
             check_verdict(found := calibration.beside(model), force=force)
             if found.on_other_weights:
                 neurons, shift_value = found.register_neurons, found.shift_value
-        patched = add_test_time_registers(
-            model, neurons, shift_value=shift_value, base_model_revision=source.commit()
-        )
+        patched = add_test_time_registers(model, neurons, shift_value=shift_value, base_model_revision=source.commit())
         if processor is not None:
             write_before_after(
                 model,
