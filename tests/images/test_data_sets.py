@@ -7,6 +7,7 @@ import datasets
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 from gallery import COUNT, EVEN, KINDS, Gallery
+from PIL import Image
 
 from ttreg_hf.images.data_sets import find_images
 from ttreg_hf.images.data_source import DataSource
@@ -253,3 +254,12 @@ def test_a_data_set_that_cannot_be_had_is_named_with_what_to_do(hub, monkeypatch
     monkeypatch.setattr(datasets, function, fail)
     with pytest.raises(raised, match=message):
         find_images("org/images")
+
+
+def test_images_handed_over_in_python_are_published_without_the_name_of_their_folder(tmp_path):
+    folder = tmp_path / "jane-doe"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    images = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert "jane-doe" in str(images.info.dataset_name)
+    assert "jane" not in str(DataSource.of(images).without_local_path())

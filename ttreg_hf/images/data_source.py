@@ -31,11 +31,10 @@ class DataSource:
 
     @classmethod
     def of(cls, images: Any) -> "DataSource":
-        """What can be told of images that somebody hands over in Python."""
+        """What can be told of images handed over in Python; not a data set's name, which may be that of a folder."""
         if isinstance(images, (str, Path)):
             return cls(local=str(images))
-        name = getattr(getattr(images, "info", None), "dataset_name", None)
-        return cls(description=str(name or type(images).__name__))
+        return cls(description=type(images).__name__)
 
     def __str__(self) -> str:
         name = self.repo_id or self.local or self.description or "images"
