@@ -6,7 +6,7 @@ Run it through `scripts/grown_artifacts.py`. What is done is kept in the output 
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +14,21 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
-from benchmarks.grown_judging import Judgement, Row, calibrated, dense_tasks, outliers_an_image, rows_of
+from benchmarks.grown_judging import Judgement, calibrated, dense_tasks, outliers_an_image, rows_of
 from benchmarks.grown_photographs import crops_to_calibrate, crops_to_report, squares_to_grow
 from benchmarks.grown_variants import VARIANTS
 from benchmarks.growing import grow
 from benchmarks.options import Device, one_of, place_of
 from benchmarks.photographs import SPLITS
+from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.verification import CLEAN
 from ttreg_hf.loading import load_processor
 from ttreg_hf.writing import whole_directory, write_file
 
-RESULT_FILE, TABLE_FILE, CHECKPOINT, CALIBRATION = "result.json", "grown.md", "checkpoint", "calibration"
+RESULT_FILE, DENSE_FILE, TABLE_FILE = "result.json", "dense_tasks.json", "grown.md"
+CHECKPOINT, CALIBRATION = "checkpoint", "calibration"
 CAPTION = (
     "The artifacts were trained in by this project, with the marks that the detector looks for. The table shows that "
     "neurons which nobody wired are found, and that the model before growing comes back; it shows no benefit."
@@ -60,27 +62,40 @@ class Job:
     device: str
 
 
-def run_job(job: Job) -> str:
-    """Grow, if that was not done, and judge; the result file's text."""
+def run_job(job: Job) -> None:
+    """What is left to do of it: grow, calibrate and hold against the model before growing, run dense tasks."""
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-    variant, device = VARIANTS[job.variant], torch.device(job.device)
     job.output.mkdir(parents=True, exist_ok=True)
-    original = AutoModel.from_pretrained(job.base, dtype=torch.float32).to(device).eval().requires_grad_(False)
-    start = time.perf_counter()
-    if not (job.output / CHECKPOINT).exists():
-        squares = squares_to_grow(job.photographs, variant.image_size).to(device)
-        grown = grow(original, squares, variant, steps=job.steps, seed=job.seed, say=lambda line: _say(job, line))
-        with whole_directory(job.output / CHECKPOINT) as folder:
-            grown.save_pretrained(folder)
-            load_processor(str(job.base)).save_pretrained(folder)
-    seconds = {"growing": time.perf_counter() - start}
-    grown = AutoModel.from_pretrained(job.output / CHECKPOINT, dtype=torch.float32).to(device).eval()
+    original = _load(job, job.base).requires_grad_(False)
+    seconds = {"growing": _timed(_grow, job, original)} if not (job.output / CHECKPOINT).exists() else {}
+    grown = _load(job, job.output / CHECKPOINT)
+    if not (job.output / RESULT_FILE).exists():
+        write_file(job.output / RESULT_FILE, _judged(job, original, grown, seconds).to_json().encode())
+    result = CalibrationResult.load(job.output / CALIBRATION)
+    if job.composites is not None and result.register_neurons and not (job.output / DENSE_FILE).exists():
+        found = dense_tasks(original, grown, result, job.composites, load_processor(str(job.base)))
+        write_file(job.output / DENSE_FILE, json.dumps(found, indent=2).encode())
+        _say(job, "dense tasks done")
+
+
+def _grow(job: Job, original: PreTrainedModel) -> None:
+    variant = VARIANTS[job.variant]
+    squares = squares_to_grow(job.photographs, variant.image_size).to(original.device)
+    grown = grow(original, squares, variant, steps=job.steps, seed=job.seed, say=lambda line: _say(job, line))
+    with whole_directory(job.output / CHECKPOINT) as folder:
+        grown.save_pretrained(folder)
+        load_processor(str(job.base)).save_pretrained(folder)
+
+
+def _judged(job: Job, original: PreTrainedModel, grown: PreTrainedModel, seconds: dict[str, float]) -> Judgement:
+    variant = VARIANTS[job.variant]
     crops = crops_to_calibrate(job.photographs, variant.image_size, job.num_images, seed=job.seed)
-    result, seconds["calibrating"] = calibrated(grown, crops, job.output / CALIBRATION, seed=job.seed)
+    result, took = calibrated(grown, crops, job.output / CALIBRATION, seed=job.seed)
     _say(job, f"{result.verdict}, {len(result.register_neurons)} neurons")
     report = crops_to_report(job.photographs, variant.image_size)
     layers = [neuron.layer for neuron in result.register_neurons]
-    judged = Judgement(
+    is_clean = result.verdict == CLEAN
+    return Judgement(
         variant=job.variant,
         seed=job.seed,
         expected=variant.expected,
@@ -89,15 +104,20 @@ def run_job(job: Job) -> str:
         layers={str(layer): layers.count(layer) for layer in sorted(set(layers))},
         norm_threshold=result.config.norm_threshold,
         detection_layer=result.config.detection_layer,
-        outliers_an_image=0.0 if result.verdict == CLEAN else outliers_an_image(grown, result, report),
-        rows=() if result.verdict == CLEAN else rows_of(original, grown, result, report),
-        evaluations=()
-        if job.composites is None or not result.register_neurons
-        else dense_tasks(original, grown, result, job.composites, load_processor(str(job.base))),
-        seconds=seconds,
+        outliers_an_image=0.0 if is_clean else outliers_an_image(grown, result, report),
+        rows=() if is_clean else rows_of(original, grown, result, report),
+        seconds={**seconds, "calibrating": took},
     )
-    write_file(job.output / RESULT_FILE, judged.to_json().encode())
-    return judged.to_json()
+
+
+def _load(job: Job, folder: Path) -> PreTrainedModel:
+    return AutoModel.from_pretrained(folder, dtype=torch.float32).to(job.device).eval()
+
+
+def _timed(function: Callable[..., None], *arguments: Any) -> float:
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -127,17 +147,13 @@ def _say(job: Job, line: str) -> None:
     print(f"{job.variant}, seed {job.seed}: {line}", flush=True)
 
 
-def _run_all(jobs: Sequence[Job], processes: int) -> Iterator[str]:
-    """Results as they come; a job that fails is named, and the others go on."""
-    if not jobs:
-        return
+def _run_all(jobs: Sequence[Job], processes: int) -> None:
+    """A job that fails is named, and the others go on."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(run_job, job): job for job in jobs}
         for future in as_completed(running):
             if error := future.exception():
                 _say(running[future], f"failed: {type(error).__name__}: {error}")
-            else:
-                yield future.result()
 
 
 def grown_artifacts(
@@ -161,8 +177,7 @@ def grown_artifacts(
         for each in seed
         for name in names
     ]
-    left = [job for job in jobs if not (job.output / RESULT_FILE).exists()]
-    list(_run_all(left, processes))
+    _run_all(jobs, processes)
     done = [job.output / RESULT_FILE for job in jobs if (job.output / RESULT_FILE).exists()]
     text = table([json.loads(path.read_text(encoding="utf-8")) for path in done])
     write_file(output / TABLE_FILE, text.encode())

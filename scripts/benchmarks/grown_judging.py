@@ -5,7 +5,6 @@ Letters: `B` crops, `P` photographs, `N` patches, `T` tokens.
 
 import dataclasses
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -41,12 +40,12 @@ class Row:
         model: which, such as `patched`.
         outlier_ratio: outlier tokens over those of the grown model, with its interval; `None` if that has none.
         distances: 1 - mean cosine to the final hidden states before growing, with its interval, of CLS, of ordinary
-            patches and of those that are outliers in the grown model.
+            patches and of those that are outliers in the grown model; `None` where there is no such patch.
     """
 
     model: str
     outlier_ratio: tuple[float, float, float] | None
-    distances: dict[str, tuple[float, float, float]]
+    distances: dict[str, tuple[float, float, float] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,6 @@ class Judgement:
         norm_threshold, detection_layer: that it chose.
         outliers_an_image: of the grown model, on the photographs to report on.
         rows: the grown model and what is made of it.
-        evaluations: by model: dense tasks, if there is a data set.
         seconds: of growing and of calibrating.
     """
 
@@ -75,7 +73,6 @@ class Judgement:
     detection_layer: int | None
     outliers_an_image: float
     rows: tuple[Row, ...]
-    evaluations: tuple[dict[str, Any], ...]
     seconds: dict[str, float]
 
     @property
@@ -83,7 +80,7 @@ class Judgement:
         return self.verdict in self.expected
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
 def calibrated(grown: PreTrainedModel, crops: Tensor, folder: Path, *, seed: int) -> tuple[CalibrationResult, float]:
@@ -134,7 +131,7 @@ def dense_tasks(
             evaluation = evaluate(
                 model,
                 splits["test"],
-                task,
+                task=task,
                 train=splits["train"],
                 config=config,
                 register_neurons=result.register_neurons,
@@ -172,7 +169,7 @@ def _outlier_ratio(found: Measurement, base: Measurement, photographs: Tensor) -
 
 def _distances(
     states_BT: Tensor, before_BT: Tensor, outliers_BN: Tensor, photographs: Tensor
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, tuple[float, float, float] | None]:
     distance_BT = 1 - F.cosine_similarity(states_BT.double(), before_BT.double(), dim=-1)
     cls_BN, patches_BN = distance_BT[:, :1], distance_BT[:, 1:]
     return {
@@ -182,12 +179,12 @@ def _distances(
     }
 
 
-def _mean(values_BN: Tensor, counted_BN: Tensor, photographs: Tensor) -> tuple[float, float, float]:
-    """Over photographs, each of which counts alike, with the interval; NaN where nothing is counted."""
+def _mean(values_BN: Tensor, counted_BN: Tensor, photographs: Tensor) -> tuple[float, float, float] | None:
+    """Over photographs, each of which counts alike, with the interval; `None` where nothing is counted."""
     sums_P = _sums((values_BN * counted_BN).sum(1), photographs)
     counts_P = _sums(counted_BN.double().sum(1), photographs)
     means_P = (sums_P / counts_P)[counts_P > 0]
-    return (float(means_P.mean()), *interval_of_mean(means_P)) if len(means_P) else (math.nan,) * 3
+    return (float(means_P.mean()), *interval_of_mean(means_P)) if len(means_P) else None
 
 
 def _sums(values_B: Tensor, photographs: Tensor) -> Tensor:
