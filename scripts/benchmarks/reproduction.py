@@ -160,7 +160,7 @@ def format_table(reproduction: Reproduction) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`scripts/reproduce.py`: 0 if all rows pass, 1 if some fail or the run does, 2 for wrong usage."""
+    """`scripts/check_published.py`: 0 if all rows pass, 1 if some fail or the run does, 2 for wrong usage."""
     given = _parser().parse_args(arguments)
     try:
         if given.output:
@@ -198,7 +198,7 @@ def _run(given: argparse.Namespace) -> Reproduction:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="reproduce.py",
+        prog="check_published.py",
         description="Calibrates a known checkpoint with its published recipe and compares the findings with the "
         "published figures, PASS or FAIL. Not run on real weights yet, only on planted models: a FAIL may mean that "
         "a bound in hub_configs/ is wrong.",

@@ -258,9 +258,9 @@ def test_wrong_usage_returns_2():
 
 
 def test_the_script_says_that_it_has_not_met_real_weights(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--help"])
+    monkeypatch.setattr(sys, "argv", ["check_published.py", "--help"])
     with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(REPOSITORY / "scripts" / "reproduce.py"), run_name="__main__")
+        runpy.run_path(str(REPOSITORY / "scripts" / "check_published.py"), run_name="__main__")
     assert caught.value.code == 0
     assert "Not run on real weights yet" in " ".join(capsys.readouterr().out.split())
     assert "has not been run on real weights yet" in " ".join(str(reproduction.__doc__).split())
@@ -269,7 +269,7 @@ def test_the_script_says_that_it_has_not_met_real_weights(monkeypatch, capsys):
 def test_the_script_exits_with_the_commands_code(monkeypatch):
     monkeypatch.setattr(reproduction, "main", lambda: 1)
     with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(REPOSITORY / "scripts" / "reproduce.py"), run_name="__main__")
+        runpy.run_path(str(REPOSITORY / "scripts" / "check_published.py"), run_name="__main__")
     assert caught.value.code == 1
 
 
