@@ -1,5 +1,6 @@
 """Fixtures of all tests, and the matrix of families as parameters."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ torch.set_num_threads(1)  # tiny models: handing work to other threads costs mor
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("real") and "TTREG_REAL" not in os.environ:
+        pytest.skip("needs a real checkpoint and photographs: TTREG_REAL names their folder, as in .ci/run")
 
 
 @pytest.fixture(params=SOME_CASES, ids=lambda case: case.name)

@@ -1,0 +1,45 @@
+"""What is said of a real model without outliers, a fine-tuned derivative of DINOv2-S: verdicts as observed."""
+
+import json
+
+import pytest
+from transformers import PreTrainedModel
+
+from cli.conftest import run, succeed
+from ttreg_hf import CalibrationConfig, calibrate, inspect_norms
+from ttreg_hf.evaluation.whole_image import whole_image
+from ttreg_hf.loading import load_processor
+from ttreg_hf.measuring.tower import VisionTower
+
+pytestmark = pytest.mark.real
+HIGHEST = 2.5  # largest over median patch norm that was seen at any block, 1.3 to 2.0, and room
+
+
+def test_photographs_are_many_and_independent(photographs):
+    found = {path.name: path.read_bytes() for path in photographs.rglob("*.jpg")}
+    assert len(found) >= 64
+    assert len(set(found.values())) == len(found)
+    assert {path.name for path in photographs.iterdir()} == {"grow", "calibrate", "select", "report", "LICENCES.md"}
+
+
+def test_no_block_has_outliers_at_224_px(checkpoint, photographs):
+    norms = json.loads(succeed("inspect", checkpoint, "--dataset", photographs, "--num-images", "24", "--json").out)
+    assert max(high / middle for high, middle in zip(norms["max"], norms["median"], strict=True)) < HIGHEST
+    assert not any(norms["outlier_fraction"])
+
+
+def test_it_is_clean_at_224_px_and_nothing_is_patched(checkpoint, photographs, tmp_path):
+    arguments = ("--dataset", photographs, "--num-images", "48", "--output", tmp_path / "found", "--json")
+    assert json.loads(succeed("calibrate", checkpoint, *arguments).out)["verdict"] == "clean"
+    refused = run("apply", checkpoint, "--calibration", tmp_path / "found", "--output", tmp_path / "checkpoint")
+    assert refused.code == 3
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_it_is_clean_at_518_px(model: PreTrainedModel, checkpoint, photographs):
+    processor = whole_image(VisionTower.of(model), load_processor(str(checkpoint)), 518)
+    result = calibrate(model, photographs / "report", config=CalibrationConfig(num_images=12), processor=processor)
+    assert result.image_size == (518, 518)
+    assert result.verdict == "clean"
+    norms = inspect_norms(model, photographs / "select", config=CalibrationConfig(num_images=6), processor=processor)
+    assert max(high / middle for high, middle in zip(norms.max, norms.median, strict=True)) < HIGHEST
