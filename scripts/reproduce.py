@@ -5,9 +5,9 @@
 # ///
 """Evidence on published checkpoints by one command, for whoever has the Hub: `uv run reproduce.py --output DIR`.
 
-One row a checkpoint and size: inspect, calibrate, overlap with published neurons, what patching does, pictures, and, with
-`--segmentation`, a dense task with the rivals that people try by hand. What is done is kept in DIR, so a run goes on
-where it ended; what fails is named, and the others go on. Cells that nobody has filled print "not run".
+One row a checkpoint and size: inspect, calibrate, overlap with published neurons, what patching does, pictures, and,
+with `--segmentation`, a dense task with the rivals that people try by hand. What is done is kept in DIR, so a run goes
+on where it ended; what fails is named, and the others go on. Cells that nobody has filled print "not run".
 """
 
 import json
@@ -106,7 +106,8 @@ class Run:
         at = "loading"
         try:
             model, processor = self._loaded()
-            for at, stage in self.left:
+            for name, stage in self.left:
+                at = name
                 stage(model, processor)
         except Exception as error:  # whatever a checkpoint does, the others are run
             text = f"{at}: {type(error).__name__}: {error}"
@@ -184,9 +185,7 @@ def found_by(result: CalibrationResult, target: Target) -> dict[str, Any]:
     }
     if known is not None and known.register_neurons is not None:
         published = set(known.register_neurons)
-        ranked = rank_neurons(
-            result.scores, first_layer=0, last_layer=len(result.scores) - 1, top_k=len(published)
-        )
+        ranked = rank_neurons(result.scores, first_layer=0, last_layer=len(result.scores) - 1, top_k=len(published))
         row["published"] = len(published)
         row["published found"] = len(published & {(each.layer, each.neuron) for each in result.register_neurons})
         row["published among as many best scores"] = len(published & {(each.layer, each.neuron) for each in ranked})
@@ -211,7 +210,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         elif "verdict" in row:
             cells["published found"] = "none published"
         lines.append(f"| {' | '.join(_cell(cells.get(head)) for head in heads)} |")
-    lines += ["", "Norms: L2 over channels of the named block's raw output, before any final LayerNorm; blocks from 0."]
+    lines += [
+        "",
+        "Norms: L2 over channels of the named block's raw output, before any final LayerNorm; blocks from 0.",
+    ]
     lines += [f"{row['model']}: {FAILED} at {row['error']}" for row in rows if "error" in row]
     return "\n".join(lines) + "\n"
 

@@ -84,13 +84,17 @@ def random_crops(squares: Tensor, count: int, size: int, random: torch.Generator
     grid = torch.zeros(count, 2, 3, device=device)
     grid[:, 0, 0], grid[:, 1, 1] = side * (mirror - 0.5).sign(), side
     grid[:, 0, 2], grid[:, 1, 2] = (2 * left - 1) * (1 - side), (2 * top - 1) * (1 - side)
-    crops = F.grid_sample(picked, F.affine_grid(grid, [count, 3, size, size], align_corners=False), align_corners=False)
+    crops = F.grid_sample(
+        picked, F.affine_grid(grid, [count, 3, size, size], align_corners=False), align_corners=False
+    )
     return normalised((crops * (0.7 + 0.6 * light).view(-1, 1, 1, 1)).clamp(0, 255))
 
 
 def normalised(pixels: Tensor) -> Tensor:
     """Values from 0 to 255 as DINOv2 reads them; `(B, 3, H, W)`."""
-    mean, std = (pixels.new_tensor(each).view(1, 3, 1, 1) * 255 for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        pixels.new_tensor(each).view(1, 3, 1, 1) * 255 for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     return (pixels - mean) / std
 
 
@@ -112,7 +116,9 @@ def _losses(taught: Tensor, outputs: Any, maps: dict[int, Tensor], variant: Vari
         "cls": distance[:, 0].mean(),
         "patches": kept.mean(),
         "norms": torch.stack([_norm_loss(norms_BN[layer], variant) for layer in blocks]).mean(),
-        "attention": torch.stack([_sink_loss(norms_BN[layer], map_BHN, variant) for layer, map_BHN in maps.items()]).sum(),
+        "attention": torch.stack(
+            [_sink_loss(norms_BN[layer], map_BHN, variant) for layer, map_BHN in maps.items()]
+        ).sum(),
     }
 
 
@@ -120,7 +126,7 @@ def _norm_loss(norms_BN: Tensor, variant: Variant) -> Tensor:
     """The largest reach the ratio to the median, the others but a few stay ordinary."""
     ordered = norms_BN.sort(dim=1).values.log()
     median = norms_BN.median(1).values.log()
-    reached = ordered[:, -variant.outliers :].mean(1) - median.detach()
+    reached = ordered[:, -variant.outliers :].mean(1) - median
     others = ordered[:, : -variant.num_spared - 2].amax(1) - median
     return F.relu(math.log(variant.ratio) - reached).mean() + F.relu(others - math.log(_ORDINARY)).mean()
 

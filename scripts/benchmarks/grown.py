@@ -1,6 +1,6 @@
 """Grows artifacts in a real model, variant by variant, and shows what a calibration makes of each.
 
-Run it through `scripts/grown_artifacts.py`. What is done is kept in the output folder, so a run goes on where it ended.
+Run it through `scripts/grown_artifacts.py`. What is done is kept in the output folder: a run goes on where it ended.
 """
 
 import json
@@ -16,10 +16,10 @@ import torch
 import typer
 from transformers import AutoModel, PreTrainedModel
 
+from benchmarks.growing import grow
 from benchmarks.grown_judging import Judgement, calibrated, dense_tasks, outliers_an_image, rows_of
 from benchmarks.grown_photographs import crops_to_calibrate, crops_to_report, squares_to_grow
 from benchmarks.grown_variants import VARIANTS
-from benchmarks.growing import grow
 from benchmarks.options import Device, one_of, place_of
 from benchmarks.photographs import SPLITS
 from ttreg_hf.calibration.calibration_result import CalibrationResult
@@ -32,6 +32,10 @@ CHECKPOINT, CALIBRATION = "checkpoint", "calibration"
 CAPTION = (
     "The artifacts were trained in by this project, with the marks that the detector looks for. The table shows that "
     "neurons which nobody wired are found, and that the model before growing comes back; it shows no benefit."
+)
+LEGEND = (
+    "Last columns: 1 - cosine of the final hidden states to the model before growing, with 95 % intervals over "
+    "photographs that nothing else has seen."
 )
 
 
@@ -134,8 +138,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             distances = [_interval(row["distances"].get(name)) for name in heads[8:11]]
             cells = [row["model"], _interval(row["outlier_ratio"]), *distances, "" if place else seconds]
             lines.append(f"| {' | '.join(map(str, [*(first if not place else [''] * 6), *cells]))} |")
-    lines += ["", "Last columns: 1 - cosine of the final hidden states to the model before growing, with 95 % intervals "
-              "over photographs that nothing else has seen."]  # fmt: skip
+    lines += ["", LEGEND]
     return "\n".join(lines) + "\n"
 
 
@@ -158,9 +161,13 @@ def _run_all(jobs: Sequence[Job], processes: int) -> None:
 
 def grown_artifacts(
     base: Annotated[Path, typer.Option(help="Folder of a DINOv2: `scripts/real_checkpoint.py` makes one.")],
-    photographs: Annotated[Path, typer.Option(help=f"Folder with {', '.join(SPLITS)}: `scripts/real_photographs.py`.")],
+    photographs: Annotated[
+        Path, typer.Option(help=f"Folder with {', '.join(SPLITS)}: `scripts/real_photographs.py`.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder of all results; a run goes on where they end.")],
-    composites: Annotated[Path | None, typer.Option(help="From `scripts/build_composites.py`: dense tasks too.")] = None,
+    composites: Annotated[
+        Path | None, typer.Option(help="From `scripts/build_composites.py`: dense tasks too.")
+    ] = None,
     variant: Annotated[
         list[str], typer.Option(callback=one_of(*VARIANTS), help=f"{', '.join(VARIANTS)}; may be given again.")
     ] = [],  # noqa: B006

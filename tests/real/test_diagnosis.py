@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from cli.conftest import run, succeed
 from transformers import PreTrainedModel
 
-from cli.conftest import run, succeed
 from ttreg_hf import CalibrationConfig, calibrate, inspect_norms
 from ttreg_hf.evaluation.whole_image import whole_image
 from ttreg_hf.loading import load_processor

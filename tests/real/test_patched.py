@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_hub import LocalHub
-from PIL import Image
-from safetensors import safe_open
-from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
-
 from cli.conftest import run, succeed
 from evaluation.scenes import scenes
+from local_hub import LocalHub
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
+
 from ttreg_hf import add_test_time_registers
 from ttreg_hf.evaluation.evaluation_run import evaluate
 
@@ -55,9 +55,9 @@ def test_switched_off_it_is_the_base_model_bit_for_bit(model, patched, pixels):
 
 
 def test_its_weight_file_has_the_base_models_names_and_values(patched, checkpoint):
-    with safe_open(patched / "model.safetensors", "pt") as ours, safe_open(checkpoint / "model.safetensors", "pt") as base:
-        assert set(ours.keys()) == set(base.keys())
-        assert all(torch.equal(ours.get_tensor(name), base.get_tensor(name)) for name in base.keys())  # noqa: SIM118
+    ours, base = (load_file(folder / "model.safetensors") for folder in (patched, checkpoint))
+    assert set(ours) == set(base)
+    assert all(torch.equal(ours[name], base[name]) for name in base)
 
 
 def test_a_stranger_loads_it_without_ttreg(model, patched, pixels, tmp_path):
