@@ -66,7 +66,9 @@ def test_a_failing_download_is_one_message_and_leaves_nothing(monkeypatch, tmp_p
 def test_photographs_are_unpacked_and_made_smaller(tmp_path):
     tree = tmp_path / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN" / "control").write_text("Package: p\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n")
+    (tree / "DEBIAN" / "control").write_text(
+        "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
+    )
     (tree / "some" / "Sea" / "contents").mkdir(parents=True)
     Image.new("L", (1600, 1120), 90).save(tree / "some" / "Sea" / "contents" / "1600x1120.png")
     Image.new("RGB", (300, 200)).save(tree / "some" / "small.png")
@@ -110,7 +112,9 @@ def test_weights_are_named_by_the_nodes_that_read_them():
         "onnx::Reshape_3": patches,
         "onnx::MatMul_4": weight,
     }
-    graph = helper.make_graph(nodes, "g", [], [], [numpy_helper.from_array(value, name) for name, value in stored.items()])
+    graph = helper.make_graph(
+        nodes, "g", [], [], [numpy_helper.from_array(value, name) for name, value in stored.items()]
+    )
     found = weights_of(helper.make_model(graph))
     assert set(found) == {
         "layernorm.bias",
