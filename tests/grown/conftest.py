@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.grown_variants import MLPS, Variant
 from benchmarks.growing import grow, random_crops
+from benchmarks.grown_variants import MLPS, Variant
 from benchmarks.planted_truth import graded_model, without_plant
 from torch import Tensor
 from transformers import PreTrainedModel

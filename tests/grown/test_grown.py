@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from benchmarks import grown as command
+from benchmarks.growing import grow, random_crops
 from benchmarks.grown import CAPTION, table
 from benchmarks.grown_judging import Judgement, calibrated, outliers_an_image, rows_of
 from benchmarks.grown_photographs import Crops, crops_to_calibrate, crops_to_report, squares_to_grow
 from benchmarks.grown_variants import VARIANTS
-from benchmarks.growing import grow, random_crops
 from PIL import Image
 
 from ttreg_hf.calibration.search import SCORE, role_of
