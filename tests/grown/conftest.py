@@ -1,4 +1,8 @@
-"""A tiny model in which artifacts were grown; nobody wired them."""
+"""A tiny model in which artifacts were grown; nobody wired them.
+
+Not every tiny model grows outliers that a calibration tells from the rest: with other textures, steps or ratios some are
+said to be `clean`. This one shows that unwired neurons can be found, not how often they are.
+"""
 
 from dataclasses import dataclass
 
@@ -27,9 +31,9 @@ class Grown:
 @pytest.fixture(scope="session")
 def textures() -> Tensor:
     """`(64, 3, 168, 168)` uint8: patches of their own brightness, with noise."""
-    random = torch.Generator().manual_seed(3)
-    shade = torch.rand(64, 3, SIZE // PATCH, SIZE // PATCH, generator=random)
-    images = 0.6 * torch.randn(64, 3, SIZE, SIZE, generator=random) - 0.4 * F.interpolate(shade, scale_factor=PATCH)
+    noise = torch.randn(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    shade = torch.rand(64, 3, SIZE // PATCH, SIZE // PATCH, generator=torch.Generator().manual_seed(4))
+    images = 0.6 * noise - 0.4 * F.interpolate(shade, scale_factor=PATCH)
     return F.interpolate((images / 8 + 0.5).clamp(0, 1) * 255, scale_factor=1.5).byte()
 
 
@@ -43,5 +47,5 @@ def original() -> PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def grown(original: PreTrainedModel, textures: Tensor) -> Grown:
-    images = random_crops(textures, 96, SIZE, torch.Generator().manual_seed(9))
+    images = random_crops(textures, 128, SIZE, torch.Generator().manual_seed(9))
     return Grown(original, grow(original, textures, TINY, steps=200, learning_rate=1e-3), images)
