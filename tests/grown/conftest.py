@@ -1,7 +1,7 @@
 """A tiny model in which artifacts were grown; nobody wired them.
 
-Not every tiny model grows outliers that a calibration tells from the rest: with other textures, steps or ratios some are
-said to be `clean`. This one shows that unwired neurons can be found, not how often they are.
+Not every tiny model grows outliers that a calibration tells from the rest: with other textures or ratios some are said
+to be `clean`. This one shows that unwired neurons can be found, not how often they are.
 """
 
 from dataclasses import dataclass
