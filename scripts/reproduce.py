@@ -191,7 +191,7 @@ def found_by(result: CalibrationResult, target: Target) -> dict[str, Any]:
         row["published among as many best scores"] = len(published & {(each.layer, each.neuron) for each in ranked})
     if result.verification is not None:
         row["outliers after / before"] = result.verification.outlier_ratio
-        row["drift"] = result.verification.drift
+        row["drift"] = result.verification.drifts.moved.pooled
     return row
 
 

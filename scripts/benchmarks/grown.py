@@ -23,7 +23,7 @@ from benchmarks.grown_variants import VARIANTS
 from benchmarks.options import Device, one_of, place_of
 from benchmarks.photographs import SPLITS
 from ttreg_hf.calibration.calibration_result import CalibrationResult
-from ttreg_hf.calibration.verification import CLEAN
+from ttreg_hf.calibration.verdict import CLEAN
 from ttreg_hf.loading import load_processor
 from ttreg_hf.writing import whole_directory, write_file
 
@@ -143,7 +143,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _interval(found: Sequence[float] | None) -> str:
-    return "" if found is None else "{:.4f} ({:.4f} to {:.4f})".format(*found)
+    if not found:
+        return ""
+    return f"{found[0]:.4f}" + ("" if len(found) < 3 else f" ({found[1]:.4f} to {found[2]:.4f})")
 
 
 def _say(job: Job, line: str) -> None:

@@ -23,6 +23,8 @@ from ttreg_hf.evaluation.evaluation_result import Evaluation
 from ttreg_hf.evaluation.evaluation_run import EvaluationConfig, evaluate
 from ttreg_hf.evaluation.rows import BASE, model_rows
 from ttreg_hf.images.batches import ImageBatches
+from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.intervals import interval_of_mean, interval_of_ratio
 from ttreg_hf.measuring.measurement import Measurement, measure
 from ttreg_hf.measuring.tower import VisionTower
@@ -34,7 +36,7 @@ _BATCH_SIZE = 16
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One model on the photographs to report on. Intervals are 95 %, over photographs.
+    """One model on the photographs to report on. Intervals are 95 %, over eight or more photographs.
 
     Args:
         model: which, such as `patched`.
@@ -44,8 +46,8 @@ class Row:
     """
 
     model: str
-    outlier_ratio: tuple[float, float, float] | None
-    distances: dict[str, tuple[float, float, float] | None]
+    outlier_ratio: tuple[float, ...] | None
+    distances: dict[str, tuple[float, ...] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +85,12 @@ class Judgement:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
 
-def calibrated(grown: PreTrainedModel, crops: Tensor, folder: Path, *, seed: int) -> tuple[CalibrationResult, float]:
+def calibrated(grown: PreTrainedModel, crops: Crops, folder: Path, *, seed: int) -> tuple[CalibrationResult, float]:
     """The product's own calibration, without settings but the number of images; and the seconds that it took."""
     start = time.perf_counter()
-    result = calibrate(grown, crops, config=CalibrationConfig(num_images=len(crops), seed=seed))
+    source = DataSource(description="crops of photographs")
+    images = NamedImages(crops.pixels, source, photographs=crops.photographs.tolist())
+    result = calibrate(grown, images, config=CalibrationConfig(num_images=len(crops.pixels), seed=seed))
     result.save(folder)
     return result, time.perf_counter() - start
 
@@ -161,15 +165,15 @@ def _hidden_states(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _outlier_ratio(found: Measurement, base: Measurement, photographs: Tensor) -> tuple[float, float, float] | None:
+def _outlier_ratio(found: Measurement, base: Measurement, photographs: Tensor) -> tuple[float, ...] | None:
     after_P, before_P = (_sums(each.outliers_B, photographs) for each in (found, base))
     interval = interval_of_ratio(after_P, before_P)
-    return None if interval is None else (float(after_P.sum() / before_P.sum()), *interval)
+    return (float(after_P.sum() / before_P.sum()), *(interval or ())) if before_P.any() else None
 
 
 def _distances(
     states_BT: Tensor, before_BT: Tensor, outliers_BN: Tensor, photographs: Tensor
-) -> dict[str, tuple[float, float, float] | None]:
+) -> dict[str, tuple[float, ...] | None]:
     distance_BT = 1 - F.cosine_similarity(states_BT.double(), before_BT.double(), dim=-1)
     cls_BN, patches_BN = distance_BT[:, :1], distance_BT[:, 1:]
     return {
@@ -179,12 +183,12 @@ def _distances(
     }
 
 
-def _mean(values_BN: Tensor, counted_BN: Tensor, photographs: Tensor) -> tuple[float, float, float] | None:
+def _mean(values_BN: Tensor, counted_BN: Tensor, photographs: Tensor) -> tuple[float, ...] | None:
     """Over photographs, each of which counts alike, with the interval; `None` where nothing is counted."""
     sums_P = _sums((values_BN * counted_BN).sum(1), photographs)
     counts_P = _sums(counted_BN.double().sum(1), photographs)
     means_P = (sums_P / counts_P)[counts_P > 0]
-    return (float(means_P.mean()), *interval_of_mean(means_P)) if len(means_P) else None
+    return (float(means_P.mean()), *(interval_of_mean(means_P) or ())) if len(means_P) else None
 
 
 def _sums(values_B: Tensor, photographs: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.growing import normalised
-from benchmarks.photographs import CALIBRATE, GROW, REPORT, SELECT
-from ttreg_hf.calibration.search import SCORE, role_of
+from benchmarks.photographs import CALIBRATE, GROW, REPORT
 
 _ROOM = 1.5  # side of a square to crop from, over the side of a crop
 
@@ -46,12 +45,9 @@ def squares_to_grow(folder: Path, size: int) -> Tensor:
     return torch.stack(found)
 
 
-def crops_to_calibrate(folder: Path, size: int, count: int, *, seed: int) -> Tensor:
-    """`count` crops whose scores come from other photographs, and packages, than those that choose and verify."""
-    roles = [role_of(place, seed) == SCORE for place in range(count)]
-    score = iter(_crops(_paths(folder, CALIBRATE), size, sum(roles), seed).pixels)
-    other = iter(_crops(_paths(folder, SELECT), size, count - sum(roles), seed).pixels)
-    return torch.stack([next(score if scores else other) for scores in roles])
+def crops_to_calibrate(folder: Path, size: int, count: int, *, seed: int) -> Crops:
+    """`count` crops; a calibration keeps the photographs of its stages apart."""
+    return _crops(_paths(folder, CALIBRATE), size, count, seed)
 
 
 def crops_to_report(folder: Path, size: int, each: int = 8) -> Crops:

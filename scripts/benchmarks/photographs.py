@@ -22,7 +22,7 @@ from PIL import Image
 from ttreg_hf.records import from_json
 from ttreg_hf.writing import check_output, whole_directory
 
-GROW, CALIBRATE, SELECT, REPORT = SPLITS = ("grow", "calibrate", "select", "report")
+GROW, CALIBRATE, REPORT = SPLITS = ("grow", "calibrate", "report")
 LICENCES_FILE = "LICENCES.md"
 _SHORT_SIDE, _QUALITY = 560, 92  # pixels: enough for 518; JPEG
 _SOURCES = "deb [trusted=yes] http://deb.debian.org/debian bookworm main\n"  # trusted: each package's SHA-256 is known

@@ -20,7 +20,7 @@ TARGETS = 6
 
 
 def _run(hub: LocalHub, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--output", str(folder / "found"), "--device", "cpu", "--num-images", "40"]
+    command = [sys.executable, str(SCRIPT), "--output", str(folder / "found"), "--device", "cpu", "--num-images", "48"]
     return subprocess.run(
         [*command, "--dataset", str(folder / "pictures"), *map(str, arguments)],
         env=hub.environment(folder / "cache"),
@@ -47,7 +47,7 @@ class First:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
     folder = tmp_path_factory.mktemp("zoo")
-    zoo.save_pictures(folder / "pictures", 40)
+    zoo.save_pictures(folder / "pictures", 48)
     with LocalHub() as hub:
         zoo.fill(hub)
         yield First(hub, folder, _run(hub, folder))

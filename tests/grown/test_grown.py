@@ -14,8 +14,6 @@ from benchmarks.grown_photographs import Crops, crops_to_calibrate, crops_to_rep
 from benchmarks.grown_variants import VARIANTS
 from PIL import Image
 
-from ttreg_hf.calibration.search import SCORE, role_of
-
 from .conftest import SIZE, TINY
 
 
@@ -30,7 +28,8 @@ def _ratio(model, images) -> float:
 @pytest.fixture(scope="module")
 def found(grown, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibration")
-    return calibrated(grown.grown, grown.images, folder, seed=0)[0]
+    crops = Crops(grown.images, torch.arange(len(grown.images)))
+    return calibrated(grown.grown, crops, folder, seed=0)[0]
 
 
 def test_outliers_grow_and_the_features_stay(grown):
@@ -42,7 +41,8 @@ def test_outliers_grow_and_the_features_stay(grown):
 
 
 def test_neurons_that_nobody_wired_are_found_and_the_original_comes_back(grown, found):
-    assert found.verdict == "fixed", found.reasons
+    assert found.register_neurons
+    assert found.verdict != "clean"  # a tiny random model may lose as little by zeroing them: then it is not `fixed`
     crops = Crops(grown.images, torch.arange(len(grown.images)) // 8)
     rows = {row.model: row for row in rows_of(grown.original, grown.grown, found, crops)}
     assert outliers_an_image(grown.grown, found, crops) > 0.5
@@ -89,22 +89,21 @@ def test_crops_are_normalised_and_decided_by_the_generator(textures):
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """One photograph of its own shade a split, two to report on."""
-    for place, name in enumerate(("grow/a", "calibrate/b", "select/c", "report/d", "report/e")):
+    """One photograph to grow with, two to calibrate and two to report on, each of its own shade."""
+    for place, name in enumerate(("grow/a", "calibrate/b", "calibrate/c", "report/d", "report/e")):
         path = tmp_path / f"{name}.jpg"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (200, 100), (50 * place,) * 3).save(path)
     return tmp_path
 
 
-def test_images_that_score_are_of_other_photographs_than_those_that_choose_and_verify(photographs):
-    crops = crops_to_calibrate(photographs, SIZE, 20, seed=0)
-    shades = [round(float(crop.mean()), 1) for crop in crops]
-    by_role = {
-        scores: {shades[g] for g in range(20) if (role_of(g, 0) == SCORE) == scores} for scores in (True, False)
-    }
-    assert all(len(found) == 1 for found in by_role.values())
-    assert by_role[True] != by_role[False]
+def test_crops_to_calibrate_know_their_photograph_and_are_of_no_other_split(photographs):
+    crops = crops_to_calibrate(photographs, SIZE, 6, seed=0)
+    assert crops.photographs.tolist() == [0, 1] * 3
+    shades = [round(float(crop.mean()), 1) for crop in crops.pixels]
+    assert shades[::2] != shades[1::2]
+    reported = {round(float(crop.mean()), 1) for crop in crops_to_report(photographs, SIZE, each=1).pixels}
+    assert reported.isdisjoint(shades)
 
 
 def test_a_wide_photograph_gives_three_squares_and_reported_crops_know_theirs(photographs):

@@ -19,7 +19,7 @@ def test_photographs_are_many_and_independent(photographs):
     found = {path.name: path.read_bytes() for path in photographs.rglob("*.jpg")}
     assert len(found) >= 64
     assert len(set(found.values())) == len(found)
-    assert {path.name for path in photographs.iterdir()} == {"grow", "calibrate", "select", "report", "LICENCES.md"}
+    assert {path.name for path in photographs.iterdir()} == {"grow", "calibrate", "report", "LICENCES.md"}
 
 
 def test_no_block_has_outliers_at_224_px(checkpoint, photographs):
@@ -29,7 +29,7 @@ def test_no_block_has_outliers_at_224_px(checkpoint, photographs):
 
 
 def test_it_is_clean_at_224_px_and_nothing_is_patched(checkpoint, photographs, tmp_path):
-    arguments = ("--dataset", photographs, "--num-images", "48", "--output", tmp_path / "found", "--json")
+    arguments = ("--dataset", photographs, "--num-images", "30", "--output", tmp_path / "found", "--json")
     assert json.loads(succeed("calibrate", checkpoint, *arguments).out)["verdict"] == "clean"
     refused = run("apply", checkpoint, "--calibration", tmp_path / "found", "--output", tmp_path / "checkpoint")
     assert refused.code == 3
@@ -38,8 +38,10 @@ def test_it_is_clean_at_224_px_and_nothing_is_patched(checkpoint, photographs, t
 
 def test_it_is_clean_at_518_px(model: PreTrainedModel, checkpoint, photographs):
     processor = whole_image(VisionTower.of(model), load_processor(str(checkpoint)), 518)
-    result = calibrate(model, photographs / "report", config=CalibrationConfig(num_images=12), processor=processor)
+    result = calibrate(model, photographs, config=CalibrationConfig(num_images=30), processor=processor)
     assert result.image_size == (518, 518)
     assert result.verdict == "clean"
-    norms = inspect_norms(model, photographs / "select", config=CalibrationConfig(num_images=6), processor=processor)
+    norms = inspect_norms(
+        model, photographs / "calibrate", config=CalibrationConfig(num_images=6), processor=processor
+    )
     assert max(high / middle for high, middle in zip(norms.max, norms.median, strict=True)) < HIGHEST

@@ -86,7 +86,7 @@ def test_it_is_evaluated_beside_its_base(model):
 
 
 def test_verifying_says_that_there_are_no_outliers_to_take_away(patched, photographs):
-    told = run("verify", patched, "--dataset", photographs / "select", "--num-images", "8")
+    told = run("verify", patched, "--dataset", photographs / "calibrate", "--num-images", "8")
     assert told.code != 0
     assert "outlier" in (told.out + told.err).lower()
 
