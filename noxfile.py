@@ -38,6 +38,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The manual as a site in build/site; a warning is an error."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "build/site")
+
+
+@nox.session
 @nox.parametrize("release", RELEASES)
 def transformers(session: nox.Session, release: str) -> None:
     """Tests under a release of transformers, and checkpoints exchanged with all releases that ran before.

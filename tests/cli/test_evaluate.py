@@ -1,17 +1,13 @@
 """`ttreg evaluate`."""
 
 import json
-import shlex
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from benchmarks.composites import build_composites
 from PIL import Image, ImageDraw
 
-from ttreg_hf.cli.app import app
 from ttreg_hf.cli.evaluate_command import _FIELDS, BoxFormat, TaskName
 from ttreg_hf.evaluation.ground_truth import BOX_FORMATS
 from ttreg_hf.evaluation.tasks import TASKS
@@ -49,18 +45,6 @@ def test_the_command_line_knows_the_tasks_and_their_settings():
     assert {each.value for each in BoxFormat} == set(BOX_FORMATS)
     fields = {field for task in TASKS.values() for field in task.__dataclass_fields__}
     assert {field for names in _FIELDS.values() for field in names} <= fields
-
-
-def test_the_commands_in_the_documentation_are_valid():
-    root = Path(__file__).parents[2]
-    pages = [page.read_text(encoding="utf-8") for page in (root / "README.md", root / "docs" / "evaluate.md")]
-    text = "\n".join(pages).replace("\\\n", "")
-    lines = [shlex.split(line) for line in text.splitlines() if "evaluate" in line and "--task" in line]
-    commands = [words[words.index("evaluate") + 1 :] for words in lines if words[0] in ("ttreg", "accelerate")]
-    assert len(commands) == 7
-    verb = typer.main.get_command(app).commands["evaluate"]
-    for arguments in commands:
-        assert verb.make_context("evaluate", arguments).params["dataset"]
 
 
 def test_evaluate_prints_rows_and_writes_them_into_the_checkpoint(own, data, monkeypatch):
