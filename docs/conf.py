@@ -1,4 +1,4 @@
-"""The manual as a site: `nox -s docs`. The pages are plain Markdown; `index.md` says which there are, and in what order."""
+"""The manual as a site: `nox -s docs`. The pages are plain Markdown; `index.md` says which, and in what order."""
 
 import re
 from pathlib import Path
@@ -21,12 +21,14 @@ html_title = "ttreg_hf"
 html_theme_options = {"footer_icons": []}
 html_copy_source = False
 html_static_path = ["static"]
-html_css_files = ["tables.css"]
+html_css_files = ["room.css"]
 
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 suppress_warnings: list[str] = []
 
+default_role = "literal"  # single backticks in docstrings
+autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

@@ -17,7 +17,7 @@ class RegisterNeuron:
     Args:
         layer: 0-based block.
         neuron: index, the row of the up projection and the column of the down projection.
-        score: mean `|activation|` on outlier tokens, then over the images that have one; NaN where it was not measured.
+        score: mean `|activation|` on outlier tokens, then over the images that have one; NaN where nobody measured it.
     """
 
     layer: int

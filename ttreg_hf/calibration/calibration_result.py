@@ -104,7 +104,7 @@ class CalibrationResult:
 
     @property
     def headline(self) -> str:
-        """The verdict, such as `fixed` or `unresolved: too few images`."""
+        """The verdict; where too few images are the reason, with that behind it."""
         return headline(self.verdict, self.reasons)
 
     @property
