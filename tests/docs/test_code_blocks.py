@@ -22,6 +22,7 @@ from ttreg_hf.planted import planted_model, synthetic_images
 
 NUM_PHOTOGRAPHS = 32
 MEAN, STD = 0.5, 1 / 6  # 8 bits hold values from -3 to 3
+CARD = b"---\nlicense: apache-2.0\n---\n"  # as facebook/dinov2-large has it
 WIDE = Dinov2Config(
     hidden_size=8, num_hidden_layers=24, num_attention_heads=2, mlp_ratio=512, image_size=112, patch_size=14
 )
@@ -60,7 +61,7 @@ def _files(model: PreTrainedModel, folder: Path) -> dict[str, bytes]:
     BitImageProcessorPil(
         do_resize=False, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3
     ).save_pretrained(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | {"README.md": CARD}
 
 
 def _photographs(folder: Path) -> None:

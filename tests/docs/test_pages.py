@@ -13,7 +13,7 @@ import ttreg_hf
 from docs.pages import MANUAL, NAMES, PAGES, README, ROOT, anchors, blocks, links
 from ttreg_hf.cli.app import app
 
-OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
@@ -29,7 +29,8 @@ def test_every_page_is_in_the_menu_and_in_the_readme() -> None:
     (index,) = [page for page in MANUAL if page.name == "index.md"]
     pages = {page.name for page in MANUAL if page != index}
     assert pages == {link for link in links(index) if link.endswith(".md")}
-    assert pages == {link.partition("#")[0].removeprefix("docs/") for link in links(README) if ".md" in link}
+    of_readme = {link.partition("#")[0] for link in links(README)}
+    assert pages == {link.removeprefix("docs/") for link in of_readme if re.fullmatch(r"docs/[\w-]+\.md", link)}
 
 
 def test_the_readme_is_one_page() -> None:
