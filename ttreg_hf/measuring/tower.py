@@ -63,8 +63,8 @@ class VisionTower:
         Raises:
             ValueError: the model is of no supported family.
         """
+        patched_class(model, name)  # what is no such model has no config to ask
         name = name if name is not None else getattr(model.config, "tower", None)
-        patched_class(model, name)
         trunk: Any = model.get_submodule(trunk_name(model, name))
         blocks = tuple(blocks_of_trunk(trunk))
         projections = tuple(map(down_projection, blocks))
