@@ -182,7 +182,7 @@ def test_settings_go_over_the_recipe(planted):
 
 def test_saving_writes_table_calibration_and_picture(tmp_path, passing):
     save_reproduction(passing, tmp_path / "out")
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
     assert names == ["calibration.json", "calibration.safetensors", "norms_per_block.png", "reproduction.json"]
     written = json.loads((tmp_path / "out" / "reproduction.json").read_text(encoding="utf-8"))
     assert written["passed"] is True

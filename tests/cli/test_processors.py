@@ -43,7 +43,7 @@ def chain(tmp_path_factory) -> SimpleNamespace:
 
 def write_photographs(folder: Path) -> None:
     """In two classes, for those that want labels."""
-    arrays = ((synthetic_images(12, seed=99) * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    arrays = ((synthetic_images(48, seed=99) * 0.25 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     for place, array in enumerate(arrays):
         path = folder / ("train", "test")[place % 2] / ("a", "b")[place // 2 % 2] / f"{place:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def test_calibrate_finds_what_was_planted_in_whole_photographs(chain):
 
 def test_inspect_reads_them(chain):
     told = json.loads(succeed("inspect", chain.folder / "base", "--dataset", chain.folder / "images", "--json").out)
-    assert told["num_images"] == 12
+    assert told["num_images"] == 48
 
 
 def test_visualize_reads_them(chain, tmp_path):
@@ -75,4 +75,4 @@ def test_evaluate_reads_them(chain, task, tmp_path):
     splits = ("--dataset", chain.folder / "images", "--train-split", "train", "--split", "test")
     ended = succeed("evaluate", chain.folder / "ck", "--task", task, *splits, "--output", tmp_path, "--json")
     told = json.loads(ended.out)
-    assert (told["num_images"], told["num_training_images"]) == (6, 6)
+    assert (told["num_images"], told["num_training_images"]) == (24, 24)

@@ -185,7 +185,7 @@ def test_settings_are_as_before_also_after_an_error(family):
         with pytest.raises((RuntimeError, ValueError)):
             neuron_maps(model, torch.zeros(1, 7, 112, 112), (1, 2))
         assert settings(model) == before
-    assert bare.registers.enabled
+    assert bare.registers.active
 
 
 def test_maps_of_a_bfloat16_model_are_float32():

@@ -5,7 +5,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ViTConfig, ViTModel
 
-from modeling.laws import assert_equal_outputs
 from ttreg_hf import add_test_time_registers
 from ttreg_hf.modeling.registers import ShiftedActivation
 
@@ -108,4 +107,4 @@ def test_a_fill_under_autocast_keeps_the_dtype(shift_fill):
     plain = model(_images().cuda(), attention_mask=mask).last_hidden_state
     with torch.autocast("cuda", torch.bfloat16):
         found = model(_images().cuda(), attention_mask=mask).last_hidden_state
-    assert_equal_outputs({"states": found.float().cpu().round(decimals=0)}, {"states": plain.cpu().round(decimals=0)})
+    torch.testing.assert_close(found.float(), plain, rtol=0.1, atol=0.1)
