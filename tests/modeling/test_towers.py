@@ -225,7 +225,7 @@ def test_saved_it_loads_here_and_at_a_strangers(at_a_strangers, name):
 def test_a_stranger_finds_the_recorded_outputs_which_are_those_with_registers(at_a_strangers, name):
     """Of the model, or of its tower where a prompt is needed or one of several is chosen."""
     folder, _ = at_a_strangers[name]
-    recorded = read_expected_outputs(folder)["outputs"]
+    recorded = read_expected_outputs(folder)
     assert largest_difference(recorded, torch.load(folder / "outputs.pt")[1]) < 1e-4
     with _patched(name).disable_test_time_registers() as plain:
         assert largest_difference(recorded, probe.outputs_on_probe(plain)) > 1e-3
@@ -320,7 +320,7 @@ def test_recorded_are_the_towers_values(at_a_strangers, name):
     folder, _ = at_a_strangers[name]
     tower = _tower(name, _patched(name))
     found = _output(tower, probe.probe_inputs(tower))
-    recorded = read_expected_outputs(folder)["outputs"]
+    recorded = read_expected_outputs(folder)
     assert recorded.keys() == found.keys()
     for key, tensor in found.items():
         values_of_images = [set(image.flatten().tolist()) for image in tensor]
