@@ -23,6 +23,7 @@ NAMES = {
     "calibration.calibration_result": ("CalibrationResult",),
     "calibration.calibration_run": ("calibrate", "inspect_norms"),
     "calibration.config": ("CalibrationConfig", "GateConfig"),
+    "demonstration.demo": ("Demo", "demo"),
     "evaluation.evaluation_result": ("Evaluation",),
     "evaluation.evaluation_run": ("EvaluationConfig", "evaluate"),
     "images.data_sets": ("NamedImages",),

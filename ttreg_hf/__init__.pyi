@@ -6,6 +6,7 @@ from .applying import add_test_time_registers, published_register_neurons
 from .calibration.calibration_result import CalibrationResult
 from .calibration.calibration_run import calibrate, inspect_norms
 from .calibration.config import CalibrationConfig, GateConfig
+from .demonstration.demo import Demo, demo
 from .evaluation.evaluation_result import Evaluation
 from .evaluation.evaluation_run import EvaluationConfig, evaluate
 from .images.data_sets import NamedImages

@@ -22,14 +22,13 @@ from ttreg_hf.images.progress import Progress, Say, silent
 from ttreg_hf.images.scenes import draw_scenes
 from ttreg_hf.pictures.numbers import percent
 from ttreg_hf.pictures.picture_files import write_before_after
-from ttreg_hf.planted import PlantedModel, planted_model
+from ttreg_hf.planted import PLANTED_NOTE, PlantedModel, planted_model
 from ttreg_hf.publishing.checkpoint import save_checkpoint
 from ttreg_hf.register_neuron import RegisterNeuron
 from ttreg_hf.report.calibration_folder import REPORT_FILE, calibrate_to_folder
 from ttreg_hf.report.verification_tables import notes_of
 from ttreg_hf.writing import whole_directory
 
-CAPTION = "Planted toy ViT: it shows the mechanism, not the benefit."
 _SIZE, _PATCH_SIZE = 224, 14
 _PICTURES = 48
 
@@ -69,7 +68,7 @@ def run_quickstart(
             folder / "pictures",
             detection_layer=result.norms.detection_layer,
             norm_threshold=result.norms.norm_threshold,
-            caption=CAPTION,
+            caption=PLANTED_NOTE,
         )
     output = Path(output)
     for part in ("base", "calibration", "checkpoint", "pictures"):
@@ -114,7 +113,7 @@ def _calibrate(
         directory,
         config=CalibrationConfig(num_images=len(named.images)),
         processor=processor,
-        note=CAPTION,
+        note=PLANTED_NOTE,
         progress=progress,
     )
     found, truth = set(map(_pair, result.register_neurons)), set(map(_pair, planted.register_neurons))

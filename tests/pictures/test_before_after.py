@@ -24,7 +24,7 @@ def image_maps(*, outlier: float = 0.0, sink: float = 0.0, register: float | Non
     norms, attention = 5.0 + torch.rand(4, 4, generator=random), torch.full((4, 4), (1 - sink) / 32)
     norms[1, 2] += outlier
     attention[1, 2] += sink
-    return ImageMaps(norms, attention, register, torch.randn(4, 4, 8, generator=random), True, neuron)
+    return ImageMaps(norms, attention, register, torch.randn(4, 4, 8, generator=random), True, torch.zeros(8), neuron)
 
 
 BEFORE = image_maps(outlier=500.0, sink=0.6)

@@ -14,8 +14,8 @@ from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.planted import planted_model, synthetic_images
-from ttreg_hf.report.calibration_folder import write_report
-from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
+from ttreg_hf.report.calibration_folder import record_calibrated_switch, write_report
+from ttreg_hf.report.neuron_switch import NeuronSwitch
 from ttreg_hf.report.switch_file import save_switch
 
 NOTE = "A planted <toy> model."
@@ -49,7 +49,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     named = NamedImages(list(images), DataSource(description="<b>synthetic</b> images"))
     result = calibrate(planted.model, named, config=config)
     result.save(folder)
-    switch = record_switch(planted.model, batches_of(planted.model, images), result, note=NOTE)
+    switch = record_calibrated_switch(planted.model, batches_of(planted.model, images), result, NOTE)
     save_switch(switch, folder)
     write_report(folder)
     return Reported(planted.model, images, result, switch, folder)

@@ -64,11 +64,11 @@ def page(reported, tmp_path):
 
 def test_slider_moves_numbers_and_maps_and_leaves_the_photograph(reported, page):
     photograph, threshold = reported.switch.photographs[1], reported.result.norms.norm_threshold
-    outliers = (photograph.norms_Shw > threshold).flatten(1).sum(1).tolist()
+    outliers = (photograph.norms_SLhw > threshold).flatten(1).sum(1).tolist()
 
     before = shown(browse(page, "--dump-dom", fragment="#photo=1&show=base"))
     assert before["outliers"] == f"{outliers[0]} of 64"
-    assert before["on_register"] == "0.0 %"
+    assert before["on_register"] == "0.00 %"
     assert before["words"] == "The base model."
 
     add_script(page, MOVES_THE_SLIDER)
@@ -77,7 +77,7 @@ def test_slider_moves_numbers_and_maps_and_leaves_the_photograph(reported, page)
     assert after["count"] == "2"
     assert after["words"] == "2 neurons moved to the register, strongest first."
     assert after["outliers"] == f"{outliers[4]} of 64"
-    assert after["on_register"] == f"{100 * float(photograph.on_register_S[4]):.1f} %"
+    assert after["on_register"] == f"{100 * float(photograph.on_register_SA[4, 0]):.2f} %"
     assert 'aria-valuetext="2 of 3 neurons"' in dom
 
 

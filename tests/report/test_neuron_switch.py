@@ -7,7 +7,8 @@ import torch
 
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.measuring.image_maps import image_maps
-from ttreg_hf.report.neuron_switch import State, counts_to_show, record_switch
+from ttreg_hf.report.calibration_folder import record_calibrated_switch
+from ttreg_hf.report.neuron_switch import State, counts_to_show
 from ttreg_hf.report.switch_file import SWITCH_FILE, load_switch, save_switch
 
 
@@ -41,15 +42,15 @@ def test_maps_are_those_of_the_model_in_that_state(reported):
         twin = twin_of(reported, state)
         for image, photograph in zip(images, reported.switch.photographs, strict=True):
             (maps,) = image_maps(twin, image[None], detection_layer=layer)
-            torch.testing.assert_close(photograph.norms_Shw[place], maps.patch_norms)
-            torch.testing.assert_close(photograph.attention_Shw[place], maps.attention)
-            assert float(photograph.on_register_S[place]) == pytest.approx(maps.register_attention or 0.0)
+            torch.testing.assert_close(photograph.norms_SLhw[place, 0], maps.patch_norms)
+            torch.testing.assert_close(photograph.attention_SAhw[place, 0], maps.attention)
+            assert float(photograph.on_register_SA[place, 0]) == pytest.approx(maps.register_attention or 0.0)
 
 
 def test_fog_lifts_as_neurons_are_moved_and_stays_with_random_ones(reported):
     threshold = reported.result.norms.norm_threshold
     states = reported.switch.states
-    outliers = sum((photograph.norms_Shw > threshold).flatten(1).sum(1) for photograph in reported.switch.photographs)
+    outliers = sum((photograph.norms_SLhw > threshold).flatten(1).sum(1) for photograph in reported.switch.photographs)
     counts = dict(zip(states, outliers.tolist(), strict=True))
     assert counts[State("base", 0)] > 0
     assert counts[State("random", 3)] >= 0.9 * counts[State("base", 0)]
@@ -68,9 +69,9 @@ def test_a_clean_model_has_the_base_state_alone(reported):
     clean = dataclasses.replace(
         reported.result, verdict="clean", register_neurons=(), verification=None, selections=(), candidates=()
     )
-    switch = record_switch(reported.model, reported.batches(), clean)
+    switch = record_calibrated_switch(reported.model, reported.batches(), clean, "")
     assert switch.states == (State("base", 0),)
-    assert switch.photographs[0].norms_Shw.shape[0] == 1
+    assert switch.photographs[0].norms_SLhw.shape[0] == 1
 
 
 @pytest.mark.parametrize("everything", [1, 2, 12, 13, 45, 300])
@@ -90,8 +91,8 @@ def test_a_file_keeps_maps_to_half_precision_and_the_rest_exactly(reported, tmp_
     assert dataclasses.asdict(kept[0]) == dataclasses.asdict(kept[1])
     for one, other in zip(reported.switch.photographs, loaded.photographs, strict=True):
         assert torch.equal(one.pixels_HW3, other.pixels_HW3)
-        torch.testing.assert_close(one.norms_Shw, other.norms_Shw, rtol=1e-3, atol=0)
-        torch.testing.assert_close(one.attention_Shw, other.attention_Shw, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(one.norms_SLhw, other.norms_SLhw, rtol=1e-3, atol=0)
+        torch.testing.assert_close(one.attention_SAhw, other.attention_SAhw, rtol=1e-3, atol=1e-7)
 
 
 def test_a_file_of_something_else_is_told(tmp_path):

@@ -101,21 +101,24 @@ def test_data_of_the_switch_stays_inside_its_element(reported, page):
     data = json.loads(found[1])
     assert data["counts"] == [0, 1, 2, 3]
     assert len(data["photographs"]) == 4
-    assert len(base64.b64decode(data["photographs"][0]["states"][5]["norms"])) == 64
+    assert len(base64.b64decode(data["photographs"][0]["states"][5]["norms"][0])) == 64
 
 
 def test_one_colour_scale_for_all_states(reported):
     threshold = reported.result.norms.norm_threshold
     data = switch_data(reported.switch, threshold)
-    largest = max(float(photograph.norms_Shw.max()) for photograph in reported.switch.photographs)
-    assert data["scales"]["norms"]["high"] == short_number(largest)
-    levels = [base64.b64decode(state["norms"]) for photograph in data["photographs"] for state in photograph["states"]]
+    largest = max(float(photograph.norms_SLhw.max()) for photograph in reported.switch.photographs)
+    assert data["maps"]["norms"]["choices"][0]["high"] == short_number(largest)
+    levels = [
+        base64.b64decode(state["norms"][0]) for photograph in data["photographs"] for state in photograph["states"]
+    ]
     assert max(max(bytes_) for bytes_ in levels) == 255
     assert min(min(bytes_) for bytes_ in levels) == 0
     outliers = sum(
-        level > 255 * data["mark"] for level in base64.b64decode(data["photographs"][0]["states"][0]["norms"])
+        level > 255 * data["maps"]["norms"]["choices"][0]["mark"]
+        for level in base64.b64decode(data["photographs"][0]["states"][0]["norms"][0])
     )
-    assert data["photographs"][0]["states"][0]["outliers"] == f"{outliers} of 64"
+    assert data["photographs"][0]["states"][0]["notes"]["outliers"] == f"{outliers} of 64"
 
 
 def test_a_report_is_made_again_from_its_folder(page, copy):

@@ -99,6 +99,15 @@ def read_calibration(directory: Path) -> "CalibrationResult":
     return CalibrationResult.load(directory)
 
 
+def calibration_of(model: str, calibration: Path | None) -> "CalibrationResult | None":
+    """The calibration that was given, or the one that lies in a checkpoint folder."""
+    from ttreg_hf.calibration.calibration_result import JSON_FILE
+
+    if calibration is not None:
+        return read_calibration(calibration)
+    return read_calibration(Path(model)) if (Path(model) / JSON_FILE).is_file() else None
+
+
 def settings_of(*groups: Any, recipe_of: str | None = None, **options: Any) -> "CalibrationConfig":
     """Settings from options that were given; those left out are the published recipe's, if wanted, else automatic.
 

@@ -1,17 +1,14 @@
 """`ttreg visualize`: pictures of an image before and after."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ttreg_hf.cli import options
-from ttreg_hf.cli.inputs import model_source, open_model, read_calibration
+from ttreg_hf.cli.inputs import calibration_of, model_source, open_model
 from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.known.known_checkpoint import PUBLISHED
-
-if TYPE_CHECKING:
-    from ttreg_hf.calibration.calibration_result import CalibrationResult
 
 
 def visualize(
@@ -40,7 +37,7 @@ def visualize(
     shown_neuron = None if neuron is None else _parse_neuron(neuron)
     _check_pictures(picture_paths(images, output), overwrite)
     check_images(images)
-    result = _calibration_of(model, calibration)
+    result = calibration_of(model, calibration)
     loaded, processor = open_model(model_source(model, model_options))
     patched = patched_form(loaded, None if calibration is None else result)
     measured = None if result is not None and result.on_other_weights else result
@@ -85,15 +82,6 @@ def _check_pictures(paths: list[Path], overwrite: bool) -> None:
     there = [str(path) for path in paths if path.exists()]
     if there and not overwrite:
         raise FileExistsError(f"{there[0]} exists. Give another `--output`, or `--overwrite` to replace it.")
-
-
-def _calibration_of(model: str, calibration: Path | None) -> "CalibrationResult | None":
-    """The calibration that was given, or the one that lies in a checkpoint folder."""
-    from ttreg_hf.calibration.calibration_result import JSON_FILE
-
-    if calibration is not None:
-        return read_calibration(calibration)
-    return read_calibration(Path(model)) if (Path(model) / JSON_FILE).is_file() else None
 
 
 def _caption(model: str, patched: Any, calibration: Path | None, *, is_own: bool) -> str:

@@ -1,6 +1,7 @@
 """What the pictures show, as tensors: patch norms, attention, features and neurons of one model, as maps of an image.
 
-Letters: `B` images, `T` tokens, `N` patches, `h`, `w` patches in height and width, `D` hidden, `F` neurons.
+Letters: `B` images, `T` tokens, `N` patches, `h`, `w` patches in height and width, `D` hidden, `F` neurons,
+`L` blocks.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,21 @@ from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.registers import TokenLayout
 
 
+@dataclass(frozen=True, eq=False)
+class BlockMaps:
+    """What `ImageMaps` shows of one block, of all of them; float32 on the CPU.
+
+    Args:
+        norms_Lhw: L2 norm over channels of each block's raw output.
+        attention_Lhw: as `attention`, of each block.
+        on_register_L: share of it that went to the test-time registers; 0 without them.
+    """
+
+    norms_Lhw: Tensor
+    attention_Lhw: Tensor
+    on_register_L: Tensor
+
+
 @dataclass(frozen=True)
 class ImageMaps:
     """One image, as one model sees it; float32 on the CPU.
@@ -26,8 +42,10 @@ class ImageMaps:
         register_attention: share of the same attention that went to the test-time registers; `None` without them.
         features: `(h, w, D)`, the model's final patch features.
         has_cls: whether `attention` is what CLS gives.
+        pooled_D: the image's feature, as in `pooled_feature`.
         neuron_activation: `(h, w)`, a neuron's activation before any shift; `None` if none was asked for.
         rollout: `(h, w)`, as `attention`, rolled out over all blocks; `None` if it was not asked for.
+        blocks: norms and attention of every block; `None` if they were not asked for.
     """
 
     patch_norms: Tensor
@@ -35,8 +53,10 @@ class ImageMaps:
     register_attention: float | None
     features: Tensor
     has_cls: bool
+    pooled_D: Tensor
     neuron_activation: Tensor | None = None
     rollout: Tensor | None = None
+    blocks: BlockMaps | None = None
 
 
 class MapRecorder:
@@ -48,17 +68,22 @@ class MapRecorder:
         model: of a supported family, stock or patched; stays as it is.
         detection_layer: block whose output is measured, 0-based; negative ones count from the end.
         rollout: whether the attention is rolled out, too, which keeps that of all blocks.
+        every_block: whether norms and attention of all blocks are mapped, too.
 
     Raises:
         ValueError: unsupported family, or a layer that the model does not have.
     """
 
-    def __init__(self, model: PreTrainedModel, *, detection_layer: int, rollout: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, detection_layer: int, rollout: bool = False, every_block: bool = False
+    ) -> None:
         tower = VisionTower.to_measure(model, attention="eager")
         layer = tower.layer("detection_layer", detection_layer)
-        self._rolls_out = rollout
-        attended = range(0 if rollout else tower.num_layers - 1, tower.num_layers)
-        self.recorder = Recorder(tower, norm_layers=[layer], attention_layers=attended, patches=True)
+        self._rolls_out, self._every_block = rollout, every_block
+        self._detection_row = layer if every_block else 0
+        normed = range(tower.num_layers) if every_block else [layer]
+        attended = range(0 if rollout or every_block else tower.num_layers - 1, tower.num_layers)
+        self.recorder = Recorder(tower, norm_layers=normed, attention_layers=attended, patches=True)
 
     def __enter__(self) -> "MapRecorder":
         self.recorder.__enter__()
@@ -83,22 +108,34 @@ class MapRecorder:
     def maps_of(self, recording: Recording, grid: tuple[int, int]) -> list[ImageMaps]:
         """Maps of what this recorder recorded of images of so many pixels in height and width."""
         layout, features_BDhw = self.recorder.tower.layout, recording.patches_BDhw
+        pooled_BD = recording.feature_BD
         assert features_BDhw is not None  # all blocks ran
+        assert pooled_BD is not None
         attentions = [_float(attention_BTT) for attention_BTT in recording.attentions.values()]
-        given_BT = _given_attention(attentions[-1], layout)
-        rollouts: list[Tensor | None] = [None] * len(given_BT)
+        given_LBT = torch.stack([_given_attention(attention_BTT, layout) for attention_BTT in attentions])
+        rollouts: list[Tensor | None] = [None] * given_LBT.shape[1]
         if self._rolls_out:
             rollouts = list(as_map(_given_attention(rolled_out(attentions), layout), layout, grid))
-        shares: list[float | None] = [None] * len(given_BT)
-        if layout.num_test_time_registers:
-            shares = given_BT[:, layout.registers].sum(dim=1).tolist()
-        norms_Bhw, attention_Bhw = (as_map(each, layout, grid) for each in (_float(recording.norms_LBT[0]), given_BT))
+        on_register_LB = given_LBT[..., layout.registers].sum(dim=-1)
+        norms_LBhw, attention_LBhw = (
+            torch.stack([as_map(values_BT, layout, grid) for values_BT in values_LBT])
+            for values_LBT in (_float(recording.norms_LBT), given_LBT)
+        )
         features_BhwD = _float(features_BDhw).permute(0, 2, 3, 1)  # (B, D, h, w) -> (B, h, w, D)
-        has_cls = layout.num_prefix_tokens > 0
-        rows = zip(norms_Bhw, attention_Bhw, shares, features_BhwD, rollouts, strict=True)
         return [
-            ImageMaps(norms, attention, share, features, has_cls, rollout=rollout)
-            for norms, attention, share, features, rollout in rows
+            ImageMaps(
+                patch_norms=norms_LBhw[self._detection_row, image],
+                attention=attention_LBhw[-1, image],
+                register_attention=float(on_register_LB[-1, image]) if layout.num_test_time_registers else None,
+                features=features_BhwD[image],
+                has_cls=layout.num_prefix_tokens > 0,
+                pooled_D=_float(pooled_BD[image]),
+                rollout=rollout,
+                blocks=BlockMaps(norms_LBhw[:, image], attention_LBhw[:, image], on_register_LB[:, image])
+                if self._every_block
+                else None,
+            )
+            for image, rollout in enumerate(rollouts)
         ]
 
 

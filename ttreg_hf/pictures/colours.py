@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from torch import Tensor, nn
 
 _COLOUR_PERCENTILES = (0.01, 0.99)
-COLOUR_MAPS = {"norms": "magma", "attention": "viridis"}
+COLOUR_MAPS = {"norms": "magma", "attention": "viridis", "cosines": "RdBu_r"}
 _LOG_SCALE_FROM = 8.0  # highest value over lowest
 _SMALLEST_SHARE = 1e-5  # of attention
 _ORDINARY_DEVIATIONS = 4.0  # robust standard deviations; patches farther out do not choose the colours

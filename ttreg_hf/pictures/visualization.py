@@ -82,7 +82,7 @@ def compute_maps(
     Raises:
         ValueError: unsupported family, no processor, or a layer that the model does not have.
     """
-    model, processor = _opened(model_or_id, processor, tower)
+    model, processor = opened(model_or_id, processor, tower)
     pixel_values = to_pixel_values(image, processor, channels=VisionTower.of(model).num_channels)
     layer = detection_of(model, None)[0] if detection_layer is None else detection_layer
     (maps,) = image_maps(model, pixel_values.unsqueeze(0), detection_layer=layer, rollout=True)
@@ -137,7 +137,7 @@ def visualize(
     Raises:
         ValueError: unsupported family, no processor, or a layer or neuron that the model does not have.
     """
-    model, processor = _opened(model_or_id, processor, tower)
+    model, processor = opened(model_or_id, processor, tower)
     layer, threshold = detection_of(model, register_neurons)
     return draw_image(
         model,
@@ -152,7 +152,20 @@ def visualize(
     )
 
 
-def patched_form(model: PreTrainedModel, register_neurons: Any = None) -> PreTrainedModel | None:
+def opened(model_or_id: Any, processor: Any, tower: str | None) -> tuple[PreTrainedModel, Any]:
+    """A model with its processor; a patched twin without neurons says which tower is meant, and is the same model."""
+    model, processor = model_and_processor(model_or_id, processor)
+    if tower is not None and not isinstance(model, TTRegModelMixin):  # a patched model has its own
+        model = add_test_time_registers(model, [], tower=tower)
+    return model, processor
+
+
+def base_form(model: PreTrainedModel) -> PreTrainedModel:
+    """The model before: of a patched one, what it is without its register neurons."""
+    return add_test_time_registers(model, []) if isinstance(model, TTRegModelMixin) else model
+
+
+def patched_form(model: PreTrainedModel, register_neurons: Any = None) -> Any:
     """The model with these neurons, else as it is if it has some, else with published ones; `None` without any."""
     if register_neurons is not None:
         return add_test_time_registers(model, register_neurons)
@@ -187,7 +200,7 @@ def draw_image(
         title: likewise.
         caption: likewise.
     """
-    stock = add_test_time_registers(base, []) if isinstance(base, TTRegModelMixin) else base
+    stock = base_form(base)
     channels = VisionTower.of(base).num_channels
     pixel_values = to_pixel_values(image, processor, name=title or "the image", channels=channels)
     before = _maps(stock, pixel_values, detection_layer)
@@ -228,14 +241,6 @@ def detection_of(model: PreTrainedModel, register_neurons: Any) -> tuple[int, fl
     known = known_checkpoint(base_name(model))
     layer, threshold = (None, None) if known is None else (known.recipe.detection_layer, known.recipe.norm_threshold)
     return VisionTower.of(model).default_detection_layer if layer is None else layer, threshold
-
-
-def _opened(model_or_id: Any, processor: Any, tower: str | None) -> tuple[PreTrainedModel, Any]:
-    """A model with its processor; a patched twin without neurons says which tower is meant, and is the same model."""
-    model, processor = model_and_processor(model_or_id, processor)
-    if tower is not None and not isinstance(model, TTRegModelMixin):  # a patched model has its own
-        model = add_test_time_registers(model, [], tower=tower)
-    return model, processor
 
 
 def _maps(model: PreTrainedModel, pixel_values: Tensor, detection_layer: int) -> ImageMaps:

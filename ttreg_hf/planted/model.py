@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.known.support import stock_model_class
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.families import blocks_of_trunk, down_projection, layout_of_trunk
+from ttreg_hf.planted.note import mark_as_planted
 from ttreg_hf.planted.parts import (
     quieten,
     write_content_attention,
@@ -147,6 +148,7 @@ def planted_model(
             write_sink(block)
         write_content_attention(blocks[-1])
         write_pooling_head(model)
+    mark_as_planted(model)
     planted.sort(key=lambda neuron: -neuron.score)
     return PlantedModel(model, tuple(planted), 2.0 * ordinary, images)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
@@ -20,8 +21,9 @@ from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
 from ttreg_hf.loading import model_and_processor
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.report.charts import figures_of
-from ttreg_hf.report.neuron_switch import record_switch
+from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
 from ttreg_hf.report.page import render_page
+from ttreg_hf.report.photographs_to_show import photographs_to_show
 from ttreg_hf.report.switch_file import load_switch, save_switch
 from ttreg_hf.writing import check_output, whole_directory, write_into
 
@@ -89,7 +91,9 @@ def calibrate_to_folder(
             )
             if folder is not None:
                 result.save(folder)
-                switch = record_switch(model, _all_images(named, processor, config, run, model), result, note)
+                switch = record_calibrated_switch(
+                    model, _all_images(named, processor, config, run, model), result, note
+                )
                 save_switch(switch, folder)
                 write_report(folder, result)
     if is_first and run.state_directory is not None and not run.keep_states:
@@ -109,6 +113,21 @@ def _naming_states(directory: Path | None) -> Generator[None]:
             f"interrupted. What was done is kept in {directory}: the same command with `--resume` (`resume=True`) "
             "goes on from there."
         ) from None
+
+
+def record_calibrated_switch(
+    model: PreTrainedModel, batches: ImageBatches, result: CalibrationResult, note: str
+) -> NeuronSwitch:
+    """The neuron switch of the base model that was calibrated."""
+    return record_switch(
+        model,
+        add_test_time_registers(model, result.register_neurons, shift_value=result.shift_value),
+        photographs_to_show(model, batches, result),
+        batches.processor,
+        detection_layer=result.norms.detection_layer,
+        seed=result.config.seed,
+        note=note,
+    )
 
 
 def _all_images(

@@ -1,26 +1,32 @@
 """The neuron switch: a few photographs as one model sees them while more and more register neurons are moved.
 
-Letters: `S` states of the model, `h`, `w` patches in height and width, `H`, `W` pixels.
+Letters: `S` states of the model, `L` blocks whose norms are shown, `A` blocks whose attention is shown, `h`, `w`
+patches in height and width, `H`, `W` pixels, `K` coordinates of a feature's direction.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.calibration.calibration_result import CalibrationResult
-from ttreg_hf.images.batches import ImageBatches
+from ttreg_hf.images.batch import Batch
+from ttreg_hf.images.progress import Progress, silent
 from ttreg_hf.measuring.image_maps import ImageMaps, MapRecorder
 from ttreg_hf.measuring.random_neurons import random_neurons
 from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
+from ttreg_hf.pictures.colours import pca_colours
 from ttreg_hf.pictures.visualization import seen_photograph
+from ttreg_hf.register_neuron import RegisterNeuron
 
 BASE, ZEROED, RANDOM, MOVED = "base", "zeroed", "random", "moved"
 _MOST_COUNTS = 13  # numbers of moved neurons, 0 and all included
-_MOST_PHOTOGRAPHS, _MOST_LOOKED_AT = 4, 8
+_MOST_COORDINATES = 64  # of a patch feature's direction
+_OPTIONS = ("num_test_time_registers", "shift_value", "shift_fill", "shift_scale")
 
 
 @dataclass(frozen=True)
@@ -38,74 +44,93 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """One photograph in every state. Maps are float32, on the CPU.
+    """One photograph in every state, on the CPU; maps are float32.
 
     Args:
         pixels_HW3: what the model sees, uint8.
-        norms_Shw: patch norms at the detection block.
-        attention_Shw: share of the last block's attention, as in `ImageMaps`.
-        on_register_S: share of it that goes to the test-time register; 0 in the base model.
+        norms_SLhw: patch norms after the blocks that are shown.
+        attention_SAhw: share of a block's attention, as in `ImageMaps`.
+        on_register_SA: share of it that goes to the test-time registers; 0 in the base model.
+        similarity_S: cosine of the image's pooled feature to the base model's.
+        colours_Shw3: PCA colours of the patch features, uint8, one basis for all states; `None`: not shown.
+        directions_ShwK: directions of the patch features in their main coordinates: of two of them, the dot product is
+            the features' cosine, but for what the other coordinates hold; `None`: not shown.
     """
 
     pixels_HW3: Tensor
-    norms_Shw: Tensor
-    attention_Shw: Tensor
-    on_register_S: Tensor
+    norms_SLhw: Tensor
+    attention_SAhw: Tensor
+    on_register_SA: Tensor
+    similarity_S: Tensor
+    colours_Shw3: Tensor | None = None
+    directions_ShwK: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronSwitch:
-    """All that the page shows.
+    """All that a page shows.
 
     Args:
         states: the base model first; of the others `"moved"` come last, in order of their numbers.
         photographs: at least one.
+        norm_layers: blocks whose norms are shown.
+        attention_layers: blocks whose attention is shown.
+        detection_layer: block that tells outliers; one of `norm_layers`.
         has_cls: whether the attention is what CLS gives, or what patches receive.
         note: about the model, for those who look.
     """
 
     states: tuple[State, ...]
     photographs: tuple[Photograph, ...]
+    norm_layers: tuple[int, ...]
+    attention_layers: tuple[int, ...]
+    detection_layer: int
     has_cls: bool
     note: str = ""
 
 
 def record_switch(
-    model: PreTrainedModel,
-    batches: ImageBatches,
-    result: CalibrationResult,
+    base: PreTrainedModel,
+    patched: TTRegModelMixin | None,
+    images: Sequence[Tensor],
+    processor: Any,
+    *,
+    detection_layer: int,
+    seed: int = 0,
+    every_block: bool = False,
     note: str = "",
+    progress: Progress = silent,
 ) -> NeuronSwitch:
-    """Run the model in every state over the photographs to show.
-
-    They are the first images that verified, filled up with the first of all: those in which the base model has outlier
-    patches, before the others.
+    """Run the model in every state over the photographs.
 
     Args:
-        model: the base model that was calibrated.
-        batches: all images of the calibration.
-        result: its outcome; without register neurons there is one state, the base model.
+        base: the model before.
+        patched: its twin, which says the register neurons, strongest first, and how they are moved; `None`, or one
+            without neurons: there is one state, the base model.
+        images: `pixel_values` of each photograph, `(C, H, W)`; at least one.
+        processor: that made them; `None` for tensors that were given as they are.
+        detection_layer: block that tells outliers, 0-based.
+        seed: of the random neurons.
+        every_block: show norms and attention of all blocks, PCA colours and similarities of patches; else norms after
+            the detection block and attention of the last one.
         note: about the model, for those who look.
+        progress: shows how far each state is.
     """
-    pixel_values = _images_to_show(model, batches, result)
     states: list[State] = []
-    by_image: list[list[ImageMaps]] = [[] for _ in pixel_values]
-    for state, twin in _twins(model, result):
+    by_image: list[list[ImageMaps]] = [[] for _ in images]
+    batches = [Batch(image.unsqueeze(0), (place,)) for place, image in enumerate(images)]
+    for state, twin in _twins(base, patched, seed):
         states.append(state)
-        with MapRecorder(twin, detection_layer=result.norms.detection_layer) as maps_of:
-            for maps, image in zip(by_image, pixel_values, strict=True):
-                maps += maps_of(image.unsqueeze(0))
+        with MapRecorder(twin, detection_layer=detection_layer, every_block=every_block) as maps_of:
+            for batch in progress(f"{state.kind} {state.num_neurons or ''}".strip(), batches, len(images)):
+                by_image[batch.places[0]] += maps_of(batch.pixel_values)
+    last = VisionTower.of(base).num_layers - 1
     return NeuronSwitch(
         states=tuple(states),
-        photographs=tuple(
-            Photograph(
-                pixels_HW3=torch.from_numpy(seen_photograph(image.cpu(), batches.processor)).mul(255).round().byte(),
-                norms_Shw=torch.stack([seen.patch_norms for seen in maps]),
-                attention_Shw=torch.stack([seen.attention for seen in maps]),
-                on_register_S=torch.tensor([seen.register_attention or 0.0 for seen in maps]),
-            )
-            for maps, image in zip(by_image, pixel_values, strict=True)
-        ),
+        photographs=tuple(_photograph(image, maps, processor) for image, maps in zip(images, by_image, strict=True)),
+        norm_layers=tuple(range(last + 1)) if every_block else (detection_layer,),
+        attention_layers=tuple(range(last + 1)) if every_block else (last,),
+        detection_layer=detection_layer,
         has_cls=by_image[0][0].has_cls,
         note=note,
     )
@@ -119,39 +144,55 @@ def counts_to_show(num_neurons: int) -> list[int]:
     return sorted({0, *steps.round().int().tolist()})
 
 
-def _images_to_show(model: PreTrainedModel, batches: ImageBatches, result: CalibrationResult) -> Sequence[Tensor]:
-    images = batches.on_every_process().without_workers()
-    found: dict[int, Tensor] = {}
-    if result.verification is not None and not result.verification.in_sample:
-        verified = set(result.verification.places)
-        found = _first_images(images.where(lambda place: place in verified))
-    if len(found) < _MOST_PHOTOGRAPHS:
-        found |= _first_images(images)
-    threshold, has_outliers = result.norms.norm_threshold, {}
-    with MapRecorder(model, detection_layer=result.norms.detection_layer) as maps_of:
-        for index, image in list(found.items())[:_MOST_LOOKED_AT]:
-            has_outliers[index] = bool((maps_of(image.unsqueeze(0))[0].patch_norms > threshold).any())
-    order = sorted(has_outliers, key=lambda place: not has_outliers[place])  # stable
-    return [found[place] for place in order[:_MOST_PHOTOGRAPHS]]
+def directions(features_Shw: Sequence[Tensor]) -> Tensor:
+    """Unit vectors in the main coordinates of all of them, `(S, h, w, K)`; their dot products are cosines.
+
+    Args:
+        features_Shw: `(h, w, D)` in each state.
+    """
+    unit_ShwD = torch.nn.functional.normalize(torch.stack(list(features_Shw)).double(), dim=-1)
+    flat = unit_ShwD.flatten(0, 2)
+    _, coordinates_DD = torch.linalg.eigh(flat.T @ flat)  # ascending
+    return (unit_ShwD @ coordinates_DD[:, -_MOST_COORDINATES:]).float()
 
 
-def _first_images(images: ImageBatches) -> dict[int, Tensor]:
-    """By place."""
-    return {
-        place: image
-        for batch in images.first(_MOST_LOOKED_AT)
-        for place, image in zip(batch.places, batch.pixel_values, strict=True)
+def _photograph(image: Tensor, maps: Sequence[ImageMaps], processor: Any) -> Photograph:
+    features = [seen.features for seen in maps]
+    blocks = [seen.blocks for seen in maps if seen.blocks is not None]
+    pooled_SD = torch.stack([seen.pooled_D for seen in maps])
+    shown: dict[str, Tensor] = {
+        "norms_SLhw": torch.stack([seen.patch_norms for seen in maps]).unsqueeze(1),
+        "attention_SAhw": torch.stack([seen.attention for seen in maps]).unsqueeze(1),
+        "on_register_SA": torch.tensor([[seen.register_attention or 0.0] for seen in maps]),
     }
+    if blocks:
+        shown = {
+            "norms_SLhw": torch.stack([each.norms_Lhw for each in blocks]),
+            "attention_SAhw": torch.stack([each.attention_Lhw for each in blocks]),
+            "on_register_SA": torch.stack([each.on_register_L for each in blocks]),
+            "colours_Shw3": torch.stack(pca_colours(features)).mul(255).round().byte(),
+            "directions_ShwK": directions(features),
+        }
+    return Photograph(
+        pixels_HW3=torch.from_numpy(seen_photograph(image.cpu(), processor)).mul(255).round().byte(),
+        similarity_S=torch.nn.functional.cosine_similarity(pooled_SD, pooled_SD[:1], dim=-1),
+        **shown,
+    )
 
 
-def _twins(model: PreTrainedModel, result: CalibrationResult) -> Iterator[tuple[State, PreTrainedModel]]:
-    yield State(BASE, 0), model
-    neurons, shift_value = result.register_neurons, result.shift_value
-    if not neurons:
+def _twins(
+    base: PreTrainedModel, patched: TTRegModelMixin | None, seed: int
+) -> Iterator[tuple[State, PreTrainedModel]]:
+    yield State(BASE, 0), base
+    if patched is None or not patched.registers.config.register_neurons:
         return
+    config = patched.registers.config
+    pairs = config.register_neurons
+    options = {name: getattr(config, name) for name in _OPTIONS}
+    neurons = [RegisterNeuron(*pair) for pair in pairs]
     everything = len(neurons)
-    yield State(ZEROED, everything), add_test_time_registers(model, neurons, shift_value=shift_value, shift_scale=0.0)
-    (others,) = random_neurons(VisionTower.of(model), neurons, draws=1, seed=result.config.seed)
-    yield State(RANDOM, len(others)), add_test_time_registers(model, others, shift_value=shift_value)
+    yield State(ZEROED, everything), add_test_time_registers(base, neurons, **options | {"shift_scale": 0.0})
+    (others,) = random_neurons(VisionTower.of(base), neurons, draws=1, seed=seed)
+    yield State(RANDOM, len(others)), add_test_time_registers(base, others, **options)
     for count in counts_to_show(everything)[1:]:
-        yield State(MOVED, count), add_test_time_registers(model, neurons[:count], shift_value=shift_value)
+        yield State(MOVED, count), add_test_time_registers(base, neurons[:count], **options)

@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Mapping
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
@@ -25,40 +25,54 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
         switch: the photographs; `None` leaves them out.
         figures: name, as `figures_of` gives it -> PNG.
     """
-    environment = Environment(
-        loader=PackageLoader("ttreg_hf.report", "template"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["with_code"] = _with_code
     norms, verification = result.norms, result.verification
     before_after, gate, controls = None, None, None
     if verification is not None:
         before_after, gate, controls = verification_tables(
             verification, detection_layer=norms.detection_layer, norm_threshold=norms.norm_threshold
         )
-    return environment.get_template("report.html").render(
-        counted=counted,
-        result=result,
-        headline=result.headline,
-        meaning=result.meaning,
-        model=result.provenance.model.rstrip("/").split("/")[-1],
-        summary=_summary(result),
-        switch=switch,
-        switch_data=None if switch is None else switch_data(switch, norms.norm_threshold),
-        figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
-        norms=tables.norm_table(result),
-        gate=gate,
-        before_after=before_after,
-        controls=controls,
-        notes=[] if verification is None else notes_of(verification),
-        selection=tables.selection_table(result),
-        neurons=tables.neuron_table(result) if result.register_neurons else None,
-        settings=tables.setting_table(result),
-        provenance=tables.provenance_table(result),
+    return (
+        environment("ttreg_hf.report")
+        .get_template("report.html")
+        .render(
+            counted=counted,
+            result=result,
+            headline=result.headline,
+            meaning=result.meaning,
+            model=result.provenance.model.rstrip("/").split("/")[-1],
+            summary=_summary(result),
+            switch=switch,
+            switch_data=None if switch is None else switch_data(switch, norms.norm_threshold),
+            figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
+            norms=tables.norm_table(result),
+            gate=gate,
+            before_after=before_after,
+            controls=controls,
+            notes=[] if verification is None else notes_of(verification),
+            selection=tables.selection_table(result),
+            neurons=tables.neuron_table(result) if result.register_neurons else None,
+            settings=tables.setting_table(result),
+            provenance=tables.provenance_table(result),
+        )
     )
+
+
+def environment(package: str) -> Environment:
+    """Where the templates of a package are rendered, which may include those of the report.
+
+    Args:
+        package: with a folder `template`.
+    """
+    packages = dict.fromkeys((package, "ttreg_hf.report"))
+    rendered = Environment(
+        loader=ChoiceLoader([PackageLoader(each, "template") for each in packages]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    rendered.filters["with_code"] = _with_code
+    return rendered
 
 
 def _with_code(text: str) -> Markup:

@@ -12,22 +12,27 @@ from ttreg_hf.report.neuron_switch import NeuronSwitch, Photograph, State
 from ttreg_hf.writing import write_file
 
 SWITCH_FILE = "switch.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_switch(switch: NeuronSwitch, directory: str | Path) -> Path:
-    """Write `switch.safetensors`, all of it or nothing: maps as float16, photographs as uint8, the rest as JSON."""
+    """Write `switch.safetensors`, all of it or nothing: maps as float16, numbers as float32, photographs as uint8.
+
+    The rest is JSON.
+    """
     path = Path(directory) / SWITCH_FILE
     tensors = {}
     for place, photograph in enumerate(switch.photographs):
         for name, tensor in vars(photograph).items():
-            half = tensor.clamp(max=torch.finfo(torch.float16).max).half() if tensor.is_floating_point() else tensor
-            tensors[f"{place}.{name}"] = half.contiguous()
+            if tensor is None:
+                continue
+            is_map = tensor.is_floating_point() and tensor.ndim > 2
+            kept = tensor.clamp(max=torch.finfo(torch.float16).max).half() if is_map else tensor
+            tensors[f"{place}.{name}"] = kept.contiguous()
     described = {
         "format": _FORMAT,
+        **{name: value for name, value in vars(switch).items() if name != "photographs"},
         "states": [dataclasses.asdict(state) for state in switch.states],
-        "has_cls": switch.has_cls,
-        "note": switch.note,
     }
     return write_file(path, save(tensors, metadata={"switch": json.dumps(described)}))
 
@@ -51,6 +56,9 @@ def load_switch(directory: str | Path) -> NeuronSwitch | None:
         return NeuronSwitch(
             states=tuple(State(**state) for state in described["states"]),
             photographs=photographs,
+            norm_layers=tuple(described["norm_layers"]),
+            attention_layers=tuple(described["attention_layers"]),
+            detection_layer=described["detection_layer"],
             has_cls=described["has_cls"],
             note=described["note"],
         )
@@ -62,6 +70,7 @@ def load_switch(directory: str | Path) -> NeuronSwitch | None:
 
 
 def _photograph(file: safe_open, place: int) -> Photograph:
-    names = [field.name for field in dataclasses.fields(Photograph)]
-    tensors = {name: file.get_tensor(f"{place}.{name}") for name in names}
+    prefix = f"{place}."
+    names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118, it is no dict
+    tensors = {name: file.get_tensor(prefix + name) for name in names}
     return Photograph(**{name: each.float() if each.is_floating_point() else each for name, each in tensors.items()})
