@@ -16,7 +16,8 @@ from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe
 from ttreg_hf.planted import planted_model
 from ttreg_hf.publishing import prepared_checkpoint, push
-from ttreg_hf.publishing.checkpoint import add_evaluation, save_checkpoint
+from ttreg_hf.publishing.card_in_folder import add_evaluation
+from ttreg_hf.publishing.checkpoint import save_checkpoint
 from ttreg_hf.publishing.published_files import checkpoint_files
 from ttreg_hf.report.evaluation_table import card_results, evaluation_table
 

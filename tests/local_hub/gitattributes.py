@@ -10,6 +10,7 @@ LFS_SIZE_LIMIT = 10 * 1024**2  # bytes; larger files go to LFS storage whatever 
 LFS_SUFFIXES = {
     "models": ("arrow", "bin", "gz", "h5", "npy", "npz", "onnx", "parquet", "pt", "pth", "safetensors", "tar", "zip"),
     "datasets": ("arrow", "bin", "gif", "gz", "jpeg", "jpg", "npy", "npz", "parquet", "png", "tar", "webp", "zip"),
+    "spaces": ("arrow", "bin", "gz", "h5", "npy", "npz", "onnx", "parquet", "pt", "pth", "safetensors", "tar", "zip"),
 }
 
 

@@ -14,7 +14,7 @@ from local_hub.messages import Account, RecordedRequest
 from local_hub.server import Backend
 from local_hub.storage import MAIN, Addition, Blob, Commit, Repository
 
-KIND_OF_REPO_TYPE = {"model": "models", "dataset": "datasets"}
+KIND_OF_REPO_TYPE = {"model": "models", "dataset": "datasets", "space": "spaces"}
 
 
 class LocalHub:

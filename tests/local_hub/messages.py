@@ -39,7 +39,7 @@ class Request:
 
     @property
     def kind(self) -> str:
-        """`models` or `datasets`; a path that does not say is a model's."""
+        """`models`, `datasets` or `spaces`; a path that does not say is a model's."""
         return self.parameters["kind"] or "models"
 
     @property

@@ -50,6 +50,8 @@ def create_repository(store: Store, request: Request) -> Response:
     kind = repo_type + "s"
     if kind not in LFS_SUFFIXES:
         raise HubError(400, f"The local stand-in has no repositories of type {repo_type}")
+    if kind == "spaces" and "sdk" not in payload:
+        raise HubError(400, "A Space is made with an SDK")
     repo_id = f"{payload.get('organization') or account.name}/{payload['name']}"
     if not account.is_owner and not repo_id.startswith(f"{account.name}/"):
         raise HubError(403, f"You don't have the rights to create a {repo_type} under this namespace")

@@ -40,8 +40,8 @@ class Route:
 
 
 REPO_ID = r"(?P<repo_id>[^/]+/[^/]+)"
-API = rf"/api/(?P<kind>models|datasets)/{REPO_ID}"
-WEB = rf"/(?:(?P<kind>datasets)/)?{REPO_ID}"
+API = rf"/api/(?P<kind>models|datasets|spaces)/{REPO_ID}"
+WEB = rf"/(?:(?P<kind>datasets|spaces)/)?{REPO_ID}"
 REVISION = r"(?P<revision>[^/]+)"
 NAME = r"(?P<name>[^/]+)"
 
@@ -68,8 +68,8 @@ HUB_ROUTES = (
     Route("GET", rf"{WEB}/(?:resolve|raw)/{REVISION}/(?P<path>.+)", resolve_file),
 )
 STORAGE_ROUTES = (
-    Route("PUT", rf"/lfs/(?P<kind>models|datasets)/{REPO_ID}/(?P<sha256>\w{{64}})", store_lfs_object),
-    Route("GET", rf"/lfs/(?P<kind>models|datasets)/{REPO_ID}/(?P<sha256>\w{{64}})", send_lfs_object),
+    Route("PUT", rf"/lfs/(?P<kind>models|datasets|spaces)/{REPO_ID}/(?P<sha256>\w{{64}})", store_lfs_object),
+    Route("GET", rf"/lfs/(?P<kind>models|datasets|spaces)/{REPO_ID}/(?P<sha256>\w{{64}})", send_lfs_object),
 )
 
 

@@ -181,7 +181,7 @@ def _paths_to_delete(files: Mapping[str, Blob], deletion: Deletion) -> list[str]
 
 @dataclass
 class Store:
-    """All repositories of the stand-in, by kind (`models` or `datasets`) and id."""
+    """All repositories of the stand-in, by kind (`models`, `datasets` or `spaces`) and id."""
 
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
 

@@ -4,17 +4,14 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import add_script, browse, needs_browser, shown
 from PIL import Image
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium is installed here (Debian: the package chromium)"
-)
+pytestmark = needs_browser
 WINDOW = ("--window-size=1200,1000",)
 MOVES_THE_SLIDER = """
 const slider = document.querySelector('input[type="range"]');
@@ -25,30 +22,6 @@ BOXES = """
 const boxes = ["photograph", "norms", "attention"].map((id) => document.getElementById(id).getBoundingClientRect());
 document.body.dataset.boxes = JSON.stringify(boxes.map((box) => [box.left, box.top, box.right, box.bottom]));
 """
-
-
-def browse(page: Path, *arguments: str, fragment: str = "") -> str:
-    child = subprocess.run(
-        [
-            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=2000", *arguments,
-            f"file://{page}{fragment}",
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return child.stdout
-
-
-def add_script(page: Path, script: str) -> None:
-    """Runs after the page's own."""
-    text = page.read_text(encoding="utf-8")
-    assert text.count("</body>") == 1
-    page.write_text(text.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-
-
-def shown(dom: str) -> dict[str, str]:
-    """Texts of the page by the id of their element."""
-    return dict(re.findall(r'<(?:dd|p|output) id="(\w+)"[^>]*>([^<]*)<', dom))
 
 
 def picture(page: Path, fragment: str) -> np.ndarray:

@@ -19,6 +19,7 @@ _VERBS = (
     ),
     LazyVerb("apply", "apply_command:apply", "Write a patched checkpoint: same weights, one more token."),
     LazyVerb("visualize", "visualize_command:visualize", "Draw norms, attention and features of your own images."),
+    LazyVerb("demo", "demo_command:demo", "One page: the neuron switch on your own images; or a static Space."),
     LazyVerb("evaluate", "evaluate_command:evaluate", "Does it help on a task? Base, patched and controls."),
     LazyVerb("push", "push_command:push", "Publish a patched checkpoint on the Hub."),
     LazyVerb("verify", "verify_command:verify", "Check a patched checkpoint again, on other images.", _MORE),

@@ -346,7 +346,7 @@ def _check_splits(kind: Any, split: str | None, train_split: str | None) -> None
 def _write(found: "Evaluation", checkpoint: Path | None, output: Path | None) -> list[Path]:
     """Into `--output`; else into the checkpoint folder, and onto its card; else nowhere."""
     from ttreg_hf.evaluation.evaluation_result import EVALUATION_FILE, write_evaluation
-    from ttreg_hf.publishing.checkpoint import add_evaluation
+    from ttreg_hf.publishing.card_in_folder import add_evaluation
 
     if output is not None:
         write_evaluation(output, found)

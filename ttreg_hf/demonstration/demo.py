@@ -74,7 +74,7 @@ def demo(
     detection_layer: int | None = None,
     norm_threshold: float | None = None,
     tower: str | None = None,
-    title: str = "",
+    name: str = "",
     progress: Progress = silent,
 ) -> Demo:
     """The neuron switch on your own pictures, as a page that needs no server, or inline in a notebook.
@@ -93,7 +93,7 @@ def demo(
         norm_threshold: L2 norm at that block above which a patch counts as an outlier. `None`: likewise, else none is
             marked.
         tower: dotted path of the vision tower, in a model that holds several; a patched model keeps its own.
-        title: name of the model on the page; that of the checkpoint by default.
+        name: Hub id or path of the checkpoint, where a model is given that does not know it.
         progress: shows how far it is.
 
     Raises:
@@ -105,7 +105,8 @@ def demo(
     model, processor = opened(model_or_id, processor, tower)
     base, patched = base_form(model), patched_form(model, register_neurons)
     vision = VisionTower.of(base)
-    layer, threshold = detection_of(model, register_neurons or _calibration_beside(model_or_id))
+    found = _calibration_beside(model_or_id) if register_neurons is None else register_neurons
+    layer, threshold = detection_of(model, found)
     switch = record_switch(
         base,
         patched,
@@ -119,8 +120,8 @@ def demo(
         note=planted_note(model),
         progress=progress,
     )
-    name = str(model_or_id) if isinstance(model_or_id, (str, Path)) else base_name(model)
-    title = title or name.rstrip("/").split("/")[-1] or type(model).__name__
+    name = name or (str(model_or_id) if isinstance(model_or_id, (str, Path)) else base_name(model))
+    title = name.rstrip("/").split("/")[-1] or type(model).__name__
     threshold = threshold if norm_threshold is None else norm_threshold
     neurons = () if patched is None else tuple(map(tuple, patched.registers.config.register_neurons))
     shown = Shown(title, switch, neurons, sum(vision.widths), threshold)

@@ -55,6 +55,7 @@ def model_card(
     is_gated: bool = False,
     tags: Sequence[str] = (),
     config_only: bool = False,
+    space: str | None = None,
 ) -> ModelCard:
     """The generated card of a patched model.
 
@@ -70,6 +71,7 @@ def model_card(
         is_gated: whether the base model is.
         tags: beside those that every patched model has.
         config_only: the repository holds no weights.
+        space: the Space that shows it.
     """
     base = _public_base(config)
     layers = len({layer for layer, _ in config.register_neurons})
@@ -85,11 +87,9 @@ def model_card(
     results = [result for evaluation in evaluations for result in card_results(evaluation)]
     if results:
         data.model_name, data.eval_results = f"{title}-ttreg", results
-    return ModelCard.from_template(
+    return generated_card(
         data,
-        template_path=str(_TEMPLATE),
-        begin=f"{_BEGIN}{_escaped(data.to_dict())}{_END_OF_METADATA}",
-        end=_END,
+        _TEMPLATE,
         title=title,
         base=f"[{base}](https://huggingface.co/{base})" if base else f"A `{stock_class}`",
         base_revision=markdown_text(str(config.base_model_revision)),
@@ -105,6 +105,7 @@ def model_card(
         is_gated=is_gated,
         pin="" if revision else "  # better: the commit that you have read",
         pictures=[(markdown_text(name), quote(name)) for name in pictures],
+        space=None if space is None else quote(space),
         architecture=architecture,
         auto_class=auto_class,
         processor_class="AutoProcessor" if reads_text else "AutoImageProcessor",
@@ -177,6 +178,23 @@ class _Parts:
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def generated_card(data: ModelCardData, template: Path, **fields: Any) -> ModelCard:
+    """A card from a template, whose generated part lies between the template's `begin` and `end`.
+
+    Args:
+        data: metadata.
+        template: Markdown with jinja2's marks.
+        fields: what the template shows.
+    """
+    return ModelCard.from_template(
+        data,
+        template_path=str(template),
+        begin=f"{_BEGIN}{_escaped(data.to_dict())}{_END_OF_METADATA}",
+        end=_END,
+        **fields,
+    )
 
 
 def merged_card(generated: ModelCard, present: ModelCard) -> ModelCard:

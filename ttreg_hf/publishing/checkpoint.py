@@ -5,19 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers, published_register_neurons
 from ttreg_hf.calibration.calibration_result import JSON_FILE, CalibrationResult
 from ttreg_hf.calibration.verdict import FIXED
-from ttreg_hf.evaluation.evaluation_result import EVALUATION_FILE, Evaluation, write_evaluation
 from ttreg_hf.images.photographs import photographs_to_picture
 from ttreg_hf.loading import ModelSource
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.pictures.picture_files import write_before_after
-from ttreg_hf.publishing.card import merged_card, model_card
+from ttreg_hf.publishing.card import model_card
 from ttreg_hf.publishing.checkpoint_config import read_config
 from ttreg_hf.publishing.output_check import expected_outputs
 from ttreg_hf.publishing.privacy import (
@@ -27,7 +25,7 @@ from ttreg_hf.publishing.privacy import (
     public_title,
 )
 from ttreg_hf.publishing.published_files import CARD, EXPECTED_OUTPUTS, PICTURES, checkpoint_files, pictures_of
-from ttreg_hf.writing import check_space, whole_directory, write_file, write_into
+from ttreg_hf.writing import check_space, whole_directory, write_file
 
 
 class VerdictError(ValueError):
@@ -180,25 +178,6 @@ def check_verdict(calibration: CalibrationResult, *, force: bool) -> None:
             "this model has others. Calibrate it; `--force` (`force=True`) moves these neurons all the same, and the "
             "card says that nothing was measured."
         )
-
-
-def add_evaluation(directory: str | Path, evaluation: Evaluation) -> list[Path]:
-    """Write an evaluation into a checkpoint folder, and its figures onto the card; what its owner wrote there stays.
-
-    Returns:
-        The files written.
-
-    Raises:
-        FileNotFoundError, ValueError: not the folder of a patched checkpoint, or a file in it is not as written.
-    """
-    directory = Path(directory)
-    config, calibration, pictures = read_config(directory), read_calibration(directory), checkpoint_files(directory)
-    evaluations = write_evaluation(directory, evaluation)
-    card = model_card(config, calibration, evaluations=evaluations, pictures=pictures_of(pictures))
-    if (directory / CARD).is_file():
-        card = merged_card(card, ModelCard.load(directory / CARD))
-    write_into(directory, CARD, str(card).encode())
-    return [directory / EVALUATION_FILE, directory / CARD]
 
 
 def read_calibration(directory: Path) -> CalibrationResult | None:

@@ -5,12 +5,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperation, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperation,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelInfo,
+    SpaceInfo,
+)
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 # HTTPError: of the HTTP library, such as a lost connection; the client passes it on as it is
 NETWORK_ERRORS = (HfHubHTTPError, HTTPError)
 _NOT_ALLOWED = (401, 403)
+MODEL, SPACE = "model", "space"
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Target:
 
     Args:
         repo_id: the repository.
+        kind: `"model"` or `"space"`, a static one.
         revision: the branch.
         head: its newest commit; `None` where the branch does not exist.
         repository_exists: whether the repository does.
@@ -27,6 +37,7 @@ class Target:
     """
 
     repo_id: str
+    kind: str
     revision: str
     head: str | None
     repository_exists: bool
@@ -34,7 +45,7 @@ class Target:
     tags: tuple[str, ...]
 
 
-def look_at(api: HfApi, repo_id: str, revision: str | None) -> Target:
+def look_at(api: HfApi, repo_id: str, revision: str | None, *, kind: str = MODEL) -> Target:
     """What is there now.
 
     Raises:
@@ -43,15 +54,16 @@ def look_at(api: HfApi, repo_id: str, revision: str | None) -> Target:
     branch = revision or "main"
     with explaining(f"{repo_id} could not be read"):
         try:
-            refs = api.list_repo_refs(repo_id)
+            refs = api.list_repo_refs(repo_id, repo_type=kind)
         except RepositoryNotFoundError:
-            return Target(repo_id, branch, None, False, (), ())
+            return Target(repo_id, kind, branch, None, False, (), ())
         tags = tuple(tag.name for tag in refs.tags)
         try:
-            info = api.model_info(repo_id, revision=branch)
+            info = _info(api, repo_id, kind, branch)
         except RevisionNotFoundError:
-            return Target(repo_id, branch, None, True, (), tags)
-    return Target(repo_id, branch, info.sha, True, tuple(file.rfilename for file in info.siblings or ()), tags)
+            return Target(repo_id, kind, branch, None, True, (), tags)
+    files = tuple(file.rfilename for file in info.siblings or ())
+    return Target(repo_id, kind, branch, info.sha, True, files, tags)
 
 
 def commit_files(
@@ -87,22 +99,24 @@ def commit_files(
         for name, content in files.items()
     ]
     operations += [CommitOperationDelete(name) for name in delete]
-    repo_id = target.repo_id
+    repo_id, kind = target.repo_id, target.kind
     with ExitStack() as undo:
         with explaining(f"{repo_id} could not be prepared. Nothing was changed on the Hub"):
             if not target.repository_exists:
-                api.create_repo(repo_id, private=private)
-                undo.callback(_quietly_delete_repository, api, repo_id)
+                sdk = "static" if kind == SPACE else None
+                api.create_repo(repo_id, private=private, repo_type=kind, space_sdk=sdk)
+                undo.callback(_quietly_delete_repository, api, target)
             if target.repository_exists and target.head is None:
-                api.create_branch(repo_id, branch=target.revision)
+                api.create_branch(repo_id, branch=target.revision, repo_type=kind)
                 undo.callback(_quietly_delete_branch, api, target)
             elif target.head is None and target.revision != "main":
-                api.create_branch(repo_id, branch=target.revision)
-            head = target.head or api.model_info(repo_id, revision=target.revision).sha
+                api.create_branch(repo_id, branch=target.revision, repo_type=kind)
+            head = target.head or _info(api, repo_id, kind, target.revision).sha
         try:
             info = api.create_commit(
                 repo_id,
                 operations,
+                repo_type=kind,
                 commit_message=message,
                 commit_description=description,
                 revision=target.revision,
@@ -150,20 +164,25 @@ def explain(error: BaseException) -> str:
     return f"{where}Got {got.rstrip('.')}. {remedy}"
 
 
+def _info(api: HfApi, repo_id: str, kind: str, revision: str) -> ModelInfo | SpaceInfo:
+    ask = api.space_info if kind == SPACE else api.model_info
+    return ask(repo_id, revision=revision)
+
+
 def _has_moved(api: HfApi, target: Target, head: str | None) -> bool | None:
     """Whether the branch has a newer commit; `None` if the Hub cannot be asked."""
     try:
-        return api.model_info(target.repo_id, revision=target.revision).sha != head
+        return _info(api, target.repo_id, target.kind, target.revision).sha != head
     except NETWORK_ERRORS:
         return None
 
 
-def _quietly_delete_repository(api: HfApi, repo_id: str) -> None:
+def _quietly_delete_repository(api: HfApi, target: Target) -> None:
     """Only ever one that was created a moment ago, and is empty."""
     with suppress(*NETWORK_ERRORS):
-        api.delete_repo(repo_id)
+        api.delete_repo(target.repo_id, repo_type=target.kind)
 
 
 def _quietly_delete_branch(api: HfApi, target: Target) -> None:
     with suppress(*NETWORK_ERRORS):
-        api.delete_branch(target.repo_id, branch=target.revision)
+        api.delete_branch(target.repo_id, branch=target.revision, repo_type=target.kind)

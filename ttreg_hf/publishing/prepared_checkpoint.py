@@ -11,6 +11,7 @@ from ttreg_hf.evaluation.evaluation_result import EVALUATION_FILE, Evaluation, r
 from ttreg_hf.loading import saved_class
 from ttreg_hf.publishing.base_repository import BaseRepository
 from ttreg_hf.publishing.base_weights import checksum_fields
+from ttreg_hf.publishing.card_in_folder import read_space
 from ttreg_hf.publishing.checkpoint import check_verdict, read_calibration
 from ttreg_hf.publishing.checkpoint_config import read_config
 from ttreg_hf.publishing.output_check import check_outputs
@@ -43,6 +44,7 @@ class PreparedCheckpoint:
     contents: Mapping[str, bytes | Path]
     config_only: bool
     base: BaseRepository | None
+    space: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -72,7 +74,8 @@ def prepare(
         contents = {name: content for name, content in contents.items() if not is_weight_file(name)}
         contents[BASE_WEIGHTS] = _json(checksum_fields(model))
     notes = _notes(directory, base, config_only=config_only)
-    return PreparedCheckpoint(directory, config, calibration, evaluations, contents, config_only, base, notes)
+    space = read_space(directory)
+    return PreparedCheckpoint(directory, config, calibration, evaluations, contents, config_only, base, space, notes)
 
 
 def _contents(

@@ -30,7 +30,7 @@ def merged_with_published(
         ValueError: the published card has metadata that cannot be read.
     """
     local = ModelCard.load(directory / CARD) if (directory / CARD).is_file() else generated
-    present = _published_card(target, token)
+    present = published_card(target, token)
     if present is None:
         return merged_card(generated, local), ()
     merged = merged_card(generated, present)
@@ -42,11 +42,19 @@ def merged_with_published(
     return merged, ()
 
 
-def _published_card(target: Target | None, token: str | bool | None) -> ModelCard | None:
+def published_card(target: Target | None, token: str | bool | None) -> ModelCard | None:
+    """The card of a repository; `None` where it has none.
+
+    Raises:
+        RuntimeError: the Hub cannot be read.
+        ValueError: its metadata cannot be read.
+    """
     if target is None or target.head is None or CARD not in target.files:
         return None
     with scratch_directory() as folder, explaining(f"The card of {target.repo_id} could not be read"):
-        path = hf_hub_download(target.repo_id, CARD, revision=target.head, token=token, local_dir=folder)
+        path = hf_hub_download(
+            target.repo_id, CARD, repo_type=target.kind, revision=target.head, token=token, local_dir=folder
+        )
         try:
             return ModelCard.load(path)
         except (ValueError, yaml.YAMLError) as error:

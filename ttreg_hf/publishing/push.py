@@ -195,6 +195,7 @@ def _card(prepared: PreparedCheckpoint, repo_id: str, tag: str | None, tags: Seq
         is_gated=base.is_gated,
         tags=tags,
         config_only=prepared.config_only,
+        space=prepared.space,
     )
 
 
