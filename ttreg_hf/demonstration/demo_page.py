@@ -47,8 +47,8 @@ def render_demo(shown: Shown) -> str:
             of_all=f"{shown.num_neurons:,}",
             has_fog=threshold is None or _has_outliers(shown.switch, threshold),
             layers=[layer for layer, _ in layers],
-            in_layers=", ".join(f"{layer} ({count})" for layer, count in layers),
-            listed=listed + (", ..." if len(neurons) > _MOST_LISTED else ""),
+            in_layers=", ".join(f"{count} in layer {layer}" for layer, count in layers),
+            listed=listed + (" and more" if len(neurons) > _MOST_LISTED else ""),
             threshold=None if threshold is None else short_number(threshold),
         )
     )

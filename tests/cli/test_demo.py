@@ -1,0 +1,58 @@
+"""`ttreg demo`: pages of a checkpoint, of a stock model with a calibration, and of one of which nothing is known."""
+
+import json
+import re
+
+from ttreg_hf.images.photographs import photograph_paths
+
+from .conftest import run, succeed
+
+CAT = next(path for path in photograph_paths() if path.stem == "cat")
+
+
+def data_of(page):
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="switch-data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_a_checkpoint_shows_its_own_neurons_by_its_own_calibration(
+    base, checkpoint, calibration, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    ended = succeed("demo", checkpoint, CAT)
+    assert ended.out == "wrote ttreg-demo/index.html\n"
+    own = data_of(tmp_path / "ttreg-demo" / "index.html")
+    threshold = json.loads((calibration / "calibration.json").read_text())["outlier_rule"]["norm_threshold"]
+    assert [choice["threshold"] for choice in own["maps"]["norms"]["choices"] if "threshold" in choice] == [
+        f"{threshold:.3g}"
+    ]
+    assert own["photographs"][0]["states"][0]["notes"]["outliers"] != "0 of 64"
+    assert own["photographs"][0]["states"][-1]["notes"]["outliers"] == "0 of 64"
+
+    succeed("demo", base, CAT, "--calibration", calibration, "--output", tmp_path / "stock")
+    assert data_of(tmp_path / "stock" / "index.html") == own
+
+
+def test_without_images_the_bundled_photographs_are_shown_and_without_neurons_the_base_model(base, tmp_path):
+    ended = succeed("demo", base, "--output", tmp_path / "page", "--json")
+    printed = json.loads(ended.out)
+    assert len(printed["images"]) == 3
+    assert printed["space"] is None
+    assert f"no register neurons of {base} are known" in ended.err
+    data = data_of(tmp_path / "page" / "index.html")
+    assert len(data["photographs"]) == 3
+    assert data["states"] == [{"kind": "base", "neurons": 0}]
+
+
+def test_wrong_inputs_are_told_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    ended = run("demo", "no/such", CAT, "--output", tmp_path / "full")
+    assert (ended.code, "exists and is not empty" in ended.err) == (1, True)
+    (tmp_path / "text.jpg").write_text("no picture")
+    ended = run("demo", "no/such", tmp_path / "text.jpg", "--output", tmp_path / "page")
+    assert (ended.code, "text.jpg is not an image that Pillow can read" in ended.err) == (1, True)
+    for option in ("--dry-run", "--private"):
+        ended = run("demo", "no/such", CAT, option)
+        told = re.sub(r"[\s│]+", " ", ended.err)  # it stands in a box
+        assert (ended.code, "give `--space ORG/NAME`, too" in told) == (2, True)
