@@ -12,6 +12,7 @@ from PIL import Image
 import ttreg_hf
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.demonstration.demo import demo
+from ttreg_hf.demonstration.demo_page import Shown, render_demo
 from ttreg_hf.measuring.image_maps import MapRecorder, image_maps
 from ttreg_hf.planted import PLANTED_NOTE
 from ttreg_hf.report.neuron_switch import State, directions
@@ -146,11 +147,19 @@ def test_a_planted_model_is_named_as_one_and_a_real_one_is_not(shown):
 
 
 def test_names_from_outside_stay_text_and_nothing_comes_from_elsewhere(shown):
-    page = demo(shown.patched, shown.images[0], name=f"me/{EVIL}").html
+    page = render_demo(Shown(EVIL, shown.demo.switch, ((1, 2),), 10, None))
     assert "alert(1)" in page
     assert EVIL not in page
     assert "://" not in page
     assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', page))
+
+
+def test_a_hub_id_is_the_title_and_where_files_lie_is_not_told(shown, tmp_path):
+    made = demo(shown.patched, shown.images[0], name="org/vit-ttreg")
+    assert (made.title, made.checkpoint) == ("vit-ttreg", "org/vit-ttreg")
+    made = demo(shown.patched, shown.images[0], name=str(tmp_path))
+    assert (made.title, made.checkpoint) == ("Dinov2TTRegModel", None)
+    assert str(tmp_path) not in made.html
 
 
 def test_images_are_checked_before_the_model_runs(shown, tmp_path):
@@ -169,4 +178,4 @@ def test_a_page_replaces_another_only_if_asked(shown, page):
         shown.demo.save(page.parent)
     page.write_text("old")
     assert shown.demo.save(page.parent, overwrite=True).read_text(encoding="utf-8") == shown.demo.html
-    assert [path.name for path in page.parent.iterdir()] == ["index.html"]
+    assert [path.name for path in page.parent.glob("[!.]*")] == ["index.html"]

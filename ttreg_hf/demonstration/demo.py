@@ -19,6 +19,7 @@ from ttreg_hf.pictures.picture_files import check_images
 from ttreg_hf.pictures.visualization import HasNorms, base_form, detection_of, opened, patched_form
 from ttreg_hf.planted import planted_note
 from ttreg_hf.publishing.checkpoint import read_calibration
+from ttreg_hf.publishing.privacy import public_title
 from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
 from ttreg_hf.writing import whole_directory, write_file
 
@@ -121,7 +122,7 @@ def demo(
         progress=progress,
     )
     name = name or (str(model_or_id) if isinstance(model_or_id, (str, Path)) else base_name(model))
-    title = name.rstrip("/").split("/")[-1] or type(model).__name__
+    title = public_title(name, model)
     threshold = threshold if norm_threshold is None else norm_threshold
     neurons = () if patched is None else tuple(map(tuple, patched.registers.config.register_neurons))
     shown = Shown(title, switch, neurons, sum(vision.widths), threshold)
