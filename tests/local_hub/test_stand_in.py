@@ -23,7 +23,7 @@ def test_unknown_endpoints_are_refused_and_remembered():
     with LocalHub() as hub:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with pytest.raises(urllib.error.HTTPError, match="404") as refusal:
-            opener.open(f"{hub.url}/api/spaces/org/demo")
+            opener.open(f"{hub.url}/api/collections/org/demo")
         refusal.value.close()
-        assert hub.unknown_requests == ["GET /api/spaces/org/demo"]
+        assert hub.unknown_requests == ["GET /api/collections/org/demo"]
         assert [request.status for request in hub.requests] == [404]

@@ -1,7 +1,7 @@
 """`ttreg demo`: the neuron switch on one's own pictures, as a page and as a static Space."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from ttreg_hf.publishing.push import Publication
+    from ttreg_hf.demonstration.demo import Demo
 
 _PANEL = "Publish"
 
@@ -43,17 +43,15 @@ def demo(
 ) -> None:
     """One page with the neuron switch on your pictures: it needs no server, and loads nothing from elsewhere.
 
-    The neurons are: a patched MODEL's own, else those of `--calibration`, else the published ones. Of any other MODEL
+    The neurons are: those of `--calibration`, else a patched MODEL's own, else the published ones. Of any other MODEL
     the page shows the base model alone. `--space` publishes the page as a static Space.
     """
     if space is None and (dry_run or private is not None):
         raise typer.BadParameter("is about a Space: give `--space ORG/NAME`, too.", param_hint="--dry-run, --private")
     from ttreg_hf.demonstration.demo import demo as make_demo
-    from ttreg_hf.demonstration.space import publish_space
     from ttreg_hf.images.photographs import photographs_to_picture
     from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
     from ttreg_hf.pictures.picture_files import check_images
-    from ttreg_hf.publishing.card_in_folder import add_space
     from ttreg_hf.writing import check_output
 
     printer = Printer(json)
@@ -82,27 +80,33 @@ def demo(
         printer.note(f"note: no register neurons of {model} are known; `ttreg calibrate` finds them")
     published = None
     if space is not None:
-        published, card = publish_space(made, space, private=private, dry_run=dry_run, token=model_options.token)
-        _describe(published, str(card), printer)
-        if published.commit is not None and isinstance(loaded, TTRegModelMixin) and Path(model).is_dir():
-            for file in add_space(model, space):
-                printer.say(f"wrote {file}, for the link to the Space")
-    commit = published and published.commit
-    printer.result(
-        {
-            "model": model,
-            "images": pictures,
-            "page": page,
-            "space": published and {"repo_id": space, "files": dict(published.sizes), "commit": commit and commit.oid},
-        }
-    )
+        folder = Path(model) if isinstance(loaded, TTRegModelMixin) and Path(model).is_dir() else None
+        published = _publish(made, space, folder, printer, private=private, dry_run=dry_run, token=model_options.token)
+    printer.result({"model": model, "images": pictures, "page": page, "space": published})
 
 
-def _describe(published: "Publication", card: str, printer: Printer) -> None:
+def _publish(made: "Demo", space: str, folder: Path | None, printer: Printer, **options: Any) -> dict[str, Any]:
+    """Publish the Space, and link it on the card of a checkpoint folder.
+
+    Args:
+        made: what is published.
+        space: where.
+        folder: of the checkpoint; `None`: it lies in none.
+        printer: tells it.
+        options: of `publish_space`.
+    """
+    from ttreg_hf.demonstration.space import publish_space
+    from ttreg_hf.publishing.card_in_folder import add_space
+
+    published, card = publish_space(made, space, **options)
     for name, size in published.sizes.items():
         printer.say(f"{size:>14,}  {name}")
+    told: dict[str, Any] = {"repo_id": space, "files": dict(published.sizes), "commit": None}
     if published.commit is None:
-        printer.say(f"dry run: nothing was sent to {published.repo_id}. Its card:\n\n{card}")
-        return
+        printer.say(f"dry run: nothing was sent to {space}. Its card:\n\n{card}")
+        return told
     printer.say(f"{'published' if published.changed else 'unchanged'}  {published.commit.commit_url}")
     printer.note("note: the pictures on the page can be seen by whoever may see the Space")
+    for file in [] if folder is None else add_space(folder, space):
+        printer.say(f"wrote {file}, for the link to the Space")
+    return told | {"commit": published.commit.oid}
