@@ -1,12 +1,16 @@
 """Figures are ratios of sums; intervals are the percentile bootstrap's."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from ttreg_hf.evaluation.evaluation_result import Figure
 from ttreg_hf.evaluation.scores import Scores, Tally, interval_of, interval_of_difference
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.measuring.intervals import Bootstrap, mean_ratio
+from ttreg_hf.records import from_json
 
 
 def scores(numerators, denominators, places=None):
@@ -65,9 +69,14 @@ def test_differences_are_refused_on_other_images():
         interval_of_difference(Bootstrap(2), scores([[1], [1]], [[1], [1]]), scores([[1]] * 3, [[1]] * 3))
 
 
-def test_one_image_has_an_interval_of_no_width():
-    found = interval_of(Bootstrap(1), scores([[3.0]], [[4.0]]))
-    assert (found.value, found.low, found.high) == (0.75, 0.75, 0.75)
+@pytest.mark.parametrize(("count", "bounds"), [(1, (None, None)), (7, (None, None)), (8, (0.75, 0.75))])
+def test_fewer_than_eight_images_have_no_interval(count, bounds):
+    some = scores([[3.0]] * count, [[4.0]] * count)
+    found, difference = interval_of(Bootstrap(count), some), interval_of_difference(Bootstrap(count), some, some)
+    assert (found.value, (found.low, found.high)) == (0.75, bounds)
+    assert (difference.value, difference.low is None) == (0, bounds[0] is None)
+    figure = Figure("accuracy", "", "patched", found.value, found.low, found.high, difference)
+    assert from_json(Figure, dataclasses.asdict(figure)) == figure
 
 
 def test_a_tally_sorts_images_and_keeps_metrics_apart():

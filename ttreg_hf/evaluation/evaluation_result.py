@@ -24,7 +24,7 @@ class Figure:
         setting: what distinguishes it from others of that name; may be empty.
         row: which model, such as `"patched"`.
         value: from 0 to 1.
-        low, high: its interval over images.
+        low, high: its interval over images; none of fewer than eight.
         difference: to the base model's, on the same images, with its interval; `None` for the base model, and where
             it has no such figure.
         hub_metric: what the Hub calls the metric, if the task says so.
@@ -34,8 +34,8 @@ class Figure:
     setting: str
     row: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     difference: Interval | None = None
     hub_metric: str | None = None
 

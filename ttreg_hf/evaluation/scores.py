@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ttreg_hf.images.processes import Processes
-from ttreg_hf.measuring.intervals import Bootstrap, Interval, mean_ratio
+from ttreg_hf.measuring.intervals import MIN_PHOTOGRAPHS, Bootstrap, Interval, mean_ratio
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Scores:
 
 def interval_of(bootstrap: Bootstrap, scores: Scores) -> Interval:
     """Of one row."""
-    return Interval(scores.value(), *bootstrap.bounds(_samples(bootstrap, scores)))
+    return Interval(scores.value(), *_bounds(bootstrap, _samples(bootstrap, scores)))
 
 
 def interval_of_difference(bootstrap: Bootstrap, scores: Scores, base: Scores) -> Interval:
@@ -56,7 +56,12 @@ def interval_of_difference(bootstrap: Bootstrap, scores: Scores, base: Scores) -
             f"{scores.metric}. Evaluate both on one data set that does not change."
         )
     samples_S = _samples(bootstrap, scores) - _samples(bootstrap, base)
-    return Interval(scores.value() - base.value(), *bootstrap.bounds(samples_S))
+    return Interval(scores.value() - base.value(), *_bounds(bootstrap, samples_S))
+
+
+def _bounds(bootstrap: Bootstrap, samples_S: Any) -> tuple[float | None, float | None]:
+    """None of fewer than eight images: draws of a few are too much alike to say what others would give."""
+    return bootstrap.bounds(samples_S) if bootstrap.num_images >= MIN_PHOTOGRAPHS else (None, None)
 
 
 def _samples(bootstrap: Bootstrap, scores: Scores) -> Any:

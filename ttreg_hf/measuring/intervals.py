@@ -20,11 +20,11 @@ MIN_PHOTOGRAPHS = 8
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and where it may lie, were the images others."""
+    """A figure and where it may lie, were the images others; no bounds of fewer than eight."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def mean_ratio(numerators: Any, denominators: Any) -> Any:
@@ -54,7 +54,7 @@ class Bootstrap:
     def __init__(
         self, num_images: int, *, resamples: int = _RESAMPLES, confidence: float = 0.95, seed: int = 0
     ) -> None:
-        self._confidence = confidence
+        self._confidence, self.num_images = confidence, num_images
         shares = np.full(num_images, 1 / num_images)
         self._times_SB = np.random.default_rng(seed).multinomial(num_images, shares, size=resamples).astype(np.float64)
 

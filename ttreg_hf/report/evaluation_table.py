@@ -5,6 +5,7 @@ from huggingface_hub import EvalResult
 from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
 from ttreg_hf.evaluation.rows import BASE, PATCHED, TRAINED
 from ttreg_hf.known.checkpoints import known_checkpoint
+from ttreg_hf.measuring.intervals import MIN_PHOTOGRAPHS, Interval
 from ttreg_hf.report.table import Table
 
 
@@ -49,11 +50,15 @@ def _cells(figure: Figure) -> tuple[str, str, str]:
     difference = figure.difference
     return (
         f"{100 * figure.value:.1f}",
-        f"{100 * figure.low:.1f} to {100 * figure.high:.1f}",
-        ""
-        if difference is None
-        else f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})",
+        _bounds(figure, ".1f"),
+        "" if difference is None else f"{100 * difference.value:+.1f} ({_bounds(difference, '+.1f')})",
     )
+
+
+def _bounds(found: Figure | Interval, form: str) -> str:
+    if found.low is None or found.high is None:
+        return f"fewer than {MIN_PHOTOGRAPHS} images"
+    return f"{100 * found.low:{form}} to {100 * found.high:{form}}"
 
 
 def _reported_lines(evaluation: Evaluation) -> list[tuple[str, ...]]:
