@@ -351,7 +351,7 @@ class Registers:
             return None
 
         def with_registers(states: tuple) -> tuple:
-            pairs = () if _are_attentions(states) else zip(states, put_aside, strict=False)
+            pairs = () if not states or _are_attentions(states) else zip(states, put_aside, strict=True)
             return tuple(None if given is None else kept for given, kept in pairs) or states
 
         if isinstance(output, tuple):  # feature maps are a tuple too, and come first
