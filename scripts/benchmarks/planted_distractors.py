@@ -23,6 +23,7 @@ from benchmarks.planted_truth import (
     own_channels,
     random_direction,
     tune,
+    write_marked_neuron,
 )
 from ttreg_hf.modeling.families import blocks_of_trunk, find_attention
 from ttreg_hf.planted import wiring
@@ -164,13 +165,7 @@ def with_fixed_positions(known: KnownModel, *, seed: int) -> KnownModel:
     height = float(at_marks[at_marks > 0.5 * at_marks.median()].min())  # planted outliers hide the mark
     neurons = free_neurons(known, layer, 2, torch.Generator().manual_seed(5))
     for neuron in neurons:
-        wiring.write_neuron(
-            blocks_of_trunk(model)[layer],
-            neuron,
-            reads_D=wiring.axis(model, marked, 2 * STRONGEST / height),
-            bias=-STRONGEST,
-            writes_D=wiring.axis(model, writes, 6.0 * known.ordinary_norm / STRONGEST),
-        )
+        write_marked_neuron(known, layer, neuron, marked=marked, height=height, writes=writes, length=6.0)
     tune(known, was_firing)
     fixed = tuple((layer, neuron) for neuron in neurons)
     verdicts = ("fixed", "unresolved") if planted_layers else ("clean", "unresolved")

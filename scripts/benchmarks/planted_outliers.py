@@ -22,6 +22,7 @@ from benchmarks.planted_truth import (
     trigger_of,
     tune,
     without_plant,
+    write_marked_neuron,
 )
 from ttreg_hf.modeling.families import blocks_of_trunk, down_projection, find_attention, find_mlp
 from ttreg_hf.planted import wiring
@@ -87,13 +88,7 @@ def with_used_trained_registers(known: KnownModel) -> KnownModel:
         token[..., marked] = 4.0
     (neuron,) = free_neurons(known, layer, 1, torch.Generator().manual_seed(8))
     height = float(wiring.input_of(model, find_mlp(blocks_of_trunk(model)[layer])[0], known.sample)[..., marked].max())
-    wiring.write_neuron(
-        blocks_of_trunk(model)[layer],
-        neuron,
-        reads_D=wiring.axis(model, marked, 2 * STRONGEST / height),
-        bias=-STRONGEST,
-        writes_D=wiring.axis(model, writes, 10.0 * known.ordinary_norm / STRONGEST),
-    )
+    write_marked_neuron(known, layer, neuron, marked=marked, height=height, writes=writes, length=10.0)
     tune(known, was_firing)
     return dataclasses.replace(known, distractors=(*known.distractors, (layer, neuron)))
 

@@ -124,6 +124,28 @@ def free_neurons(known: KnownModel, layer: int, count: int, random: torch.Genera
     return [place for place in places if (layer, place) not in taken][:count]
 
 
+def write_marked_neuron(
+    known: KnownModel, layer: int, neuron: int, *, marked: int, height: float, writes: int, length: float
+) -> None:
+    """The neuron fires, as strongly as any, where a channel is marked, and writes on another; in place.
+
+    Args:
+        known: the model.
+        layer, neuron: which one.
+        marked: channel that it reads.
+        height: of the mark there.
+        writes: channel that it writes on.
+        length: of what it adds, in median patch norms.
+    """
+    wiring.write_neuron(
+        blocks_of_trunk(known.model)[layer],
+        neuron,
+        reads_D=wiring.axis(known.model, marked, 2 * STRONGEST / height),
+        bias=-STRONGEST,
+        writes_D=wiring.axis(known.model, writes, length * known.ordinary_norm / STRONGEST),
+    )
+
+
 def ordinary_channels(known: KnownModel) -> slice:
     """The channels that hold ordinary content."""
     return slice(_RESERVED, known.model.config.hidden_size - NUM_OWN_CHANNELS)
