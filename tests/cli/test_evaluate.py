@@ -8,7 +8,7 @@ import pytest
 from benchmarks.composites import build_composites
 from PIL import Image, ImageDraw
 
-from ttreg_hf.cli.evaluate_command import _FIELDS, BoxFormat, TaskName
+from ttreg_hf.cli.evaluate_options import _FIELDS, BoxFormat, TaskName
 from ttreg_hf.evaluation.ground_truth import BOX_FORMATS
 from ttreg_hf.evaluation.tasks import TASKS
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ttreg_hf.cli import options
+from ttreg_hf.cli.evaluate_options import DATA_PANEL, BoxFormat, DataOptions, TaskName, TaskOptions
 from ttreg_hf.cli.inputs import model_source, open_model, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank, say_working
 from ttreg_hf.cli.progress import progress_bars
@@ -18,161 +17,6 @@ if TYPE_CHECKING:
     from ttreg_hf.evaluation.evaluation_result import Evaluation
     from ttreg_hf.evaluation.evaluation_run import EvaluationConfig
     from ttreg_hf.evaluation.examples import Columns
-
-_NONE = -1  # as `--ignore-index`
-_FIELDS = {  # of tasks, by option
-    "--feature": ("features",),
-    "--layer": ("layers", "layer"),
-    "--normalize": ("normalize",),
-    "--bias": ("biases",),
-    "--ignore-index": ("ignore_index",),
-    "--num-classes": ("num_classes",),
-    "--epochs": ("epochs",),
-    "--class-name": ("class_names",),
-    "--template": ("templates",),
-}
-_DATA, _TASK = "Images and what is known about them", "Settings of a task (each has some of them)"
-
-
-class TaskName(str, Enum):
-    """What can be measured."""
-
-    object_discovery = "object-discovery"
-    segmentation = "segmentation"
-    segmentation_probe = "segmentation-probe"
-    knn = "knn"
-    linear = "linear"
-    zero_shot = "zero-shot"
-    token_probe = "token-probe"
-
-
-class BoxFormat(str, Enum):
-    """How boxes are written down."""
-
-    xyxy = "xyxy"
-    xywh = "xywh"
-    voc = "voc"
-
-
-def _column(what: str) -> Any:
-    return typer.Option(help=f"Column with {what}. Default: by its usual names.", rich_help_panel=_DATA)
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Images, and what is known about them."""
-
-    config: Annotated[
-        str | None,
-        typer.Option("--config", metavar="NAME", help="Configuration, if it has several.", rich_help_panel=_DATA),
-    ] = None
-    split: Annotated[str | None, typer.Option(help="Part of the data set to measure on.")] = None
-    train_split: Annotated[str | None, typer.Option(help="Part to learn from, where the task learns.")] = None
-    image_column: Annotated[str | None, _column("images")] = None
-    mask_column: Annotated[str | None, _column("masks")] = None
-    boxes_column: Annotated[str | None, _column("boxes")] = None
-    label_column: Annotated[str | None, _column("labels")] = None
-    box_format: Annotated[
-        BoxFormat,
-        typer.Option(
-            help="xyxy: right and bottom are not inside; xywh: COCO's; voc: PASCAL's, from 1.", rich_help_panel=_DATA
-        ),
-    ] = BoxFormat.xyxy
-    num_images: Annotated[int, typer.Option(min=1, help="How many images at most.")] = 10_000
-    num_training_images: Annotated[
-        int, typer.Option(min=1, help="How many images to learn from, at most.", rich_help_panel=_DATA)
-    ] = 10_000
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.", rich_help_panel=_DATA)] = 16
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Pixels, or original. Default: the model's own; classification: as its processor does.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None
-    workers: options.Workers = None
-    max_bad_images: options.MaxBadImages = 0.01
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """Settings of a task; each task has some of them."""
-
-    feature: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="object-discovery: key, query, value or out; may be given again. Default: all.", rich_help_panel=_TASK
-        ),
-    ] = None
-    layer: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="object-discovery, token-probe: block; may be given again. Default: -1, the last.",
-            rich_help_panel=_TASK,
-        ),
-    ] = None
-    normalize: Annotated[
-        bool | None,
-        typer.Option(
-            "--normalize/--no-normalize",
-            help="object-discovery: cosines, not products. Default: both.",
-            rich_help_panel=_TASK,
-        ),
-    ] = None
-    bias: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="object-discovery: added to similarities; may be given again. Default: 0.", rich_help_panel=_TASK
-        ),
-    ] = None
-    ignore_index: Annotated[
-        int | None,
-        typer.Option(
-            help="segmentation, segmentation-probe: class of pixels that do not count; -1: none. Default: 255.",
-            rich_help_panel=_TASK,
-        ),
-    ] = None
-    num_classes: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            help="segmentation-probe: how many classes. Default: one more than the largest.",
-            rich_help_panel=_TASK,
-        ),
-    ] = None
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="segmentation-probe: passes over the training images. Default: 10.", rich_help_panel=_TASK
-        ),
-    ] = None
-    class_name: Annotated[
-        list[str] | None,
-        typer.Option(help="zero-shot: names in the order of labels. Default: the data set's.", rich_help_panel=_TASK),
-    ] = None
-    template: Annotated[
-        list[str] | None,
-        typer.Option(help="zero-shot: sentence with {}; may be given again.", rich_help_panel=_TASK),
-    ] = None
-
-    def settings(self, kind: Any) -> dict[str, Any]:
-        """Fields of a task.
-
-        Raises:
-            typer.BadParameter: an option of another task.
-        """
-        given = {
-            "--feature": _tuple(self.feature),
-            "--layer": _tuple(self.layer),
-            "--normalize": None if self.normalize is None else (self.normalize,),
-            "--bias": _tuple(self.bias),
-            "--ignore-index": self.ignore_index,
-            "--num-classes": self.num_classes,
-            "--epochs": self.epochs,
-            "--class-name": _tuple(self.class_name),
-            "--template": _tuple(self.template),
-        }
-        return _settings(kind, {option: value for option, value in given.items() if value is not None})
 
 
 def evaluate(
@@ -197,7 +41,7 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of random neurons, random patches and intervals.", rich_help_panel=_DATA)
+        int, typer.Option(help="Of random neurons, random patches and intervals.", rich_help_panel=DATA_PANEL)
     ] = 0,
     json: options.Json = False,
 ) -> None:
@@ -296,31 +140,6 @@ def _checkpoint_folder(model: str, loaded: Any, calibration: Path | None) -> Pat
     from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 
     return _folder_of(model, calibration) if isinstance(loaded, TTRegModelMixin) else None
-
-
-def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if not values else tuple(values)
-
-
-def _settings(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a task from its options.
-
-    Raises:
-        typer.BadParameter: an option of another task.
-    """
-    chosen = {}
-    for option, value in given.items():
-        name = next((name for name in _FIELDS[option] if name in kind.__dataclass_fields__), None)
-        if name is None:
-            raise typer.BadParameter(f"the task {kind.name} has no such setting.", param_hint=option)
-        if name == "layer":
-            if len(value) > 1:
-                raise typer.BadParameter(f"the task {kind.name} takes one layer.", param_hint=option)
-            value = value[0]
-        if option == "--ignore-index" and value == _NONE:
-            value = None
-        chosen[name] = value
-    return chosen
 
 
 def _check_columns(kind: Any, data: DataOptions) -> None:
