@@ -130,7 +130,7 @@ def test_a_mask_does_not_outlive_its_forward_pass(case):
     model = patched_model(modeling, case, case.stock_model())
     before = _states(model, images(), {})
     _states(model, images(), mask_over_tokens(case))
-    assert model.registers.forward_pass.seen_BT is None
+    assert model.registers.forward_pass.mask is None
     assert_equal_outputs(_states(model, images(), {}), before)
 
 
@@ -192,7 +192,7 @@ def test_a_mask_compiles_in_one_graph():
         compiled(images(), **mask)  # before any thread has set a mask
         expected = model(images(), **mask)
         assert_equal_outputs(compiled(images(), **mask), expected, exact=False)
-        assert model.registers.forward_pass.seen_BT is None
+        assert model.registers.forward_pass.mask is None
     torch.compiler.reset()
 
 

@@ -234,13 +234,13 @@ class _ForwardPass(threading.local):
     Args:
         enabled: whether the registers are on.
         began: whether this thread has begun a forward pass; autograd's and `DataParallel`'s only go on with one.
-        seen_BT: which tokens the registers of the block that runs now attend to; `None`: all.
+        mask: what the attention of the block that runs now gets; `None`: all tokens see all.
         states: a backbone's hidden states with the registers, while its feature maps are made of those without.
     """
 
     def __init__(self) -> None:  # runs once in each thread
         self.enabled, self.began = True, False
-        self.seen_BT: Tensor | None = None
+        self.mask: Any = None
         self.states: tuple = ()
 
     def __reduce__(self) -> Any:
@@ -287,13 +287,13 @@ class Registers:
         return (), {**given, self.family.mask: self.layout.insert_into_mask(mask)}
 
     def before_attention(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Tell the shift of the same block which tokens are padding.
+        """Tell the shift of the same block, if it has one, which tokens are padding.
 
         Of all that sees the mask only this is run again when a block is recomputed for its gradients.
         """
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        if not (mask is None and self.forward_pass.seen_BT is None) and self.active:
-            self.forward_pass.seen_BT = self.layout.seen_by_registers(mask)
+        if not (mask is None and self.forward_pass.mask is None) and self.active:
+            self.forward_pass.mask = mask
 
     def on_embeddings(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Insert the registers."""
@@ -319,8 +319,8 @@ class Registers:
         """Remove the registers from the captured `hidden_states` and `attentions`."""
         if not self.active:
             return None
-        if self.forward_pass.seen_BT is not None:
-            self.forward_pass.seen_BT = None
+        if self.forward_pass.mask is not None:
+            self.forward_pass.mask = None
         kept = self.settings["output_registers"] and not self.backbone
         return None if kept else _map_captured(output, self._without_registers)
 
@@ -408,7 +408,7 @@ class NeuronShift(nn.Module):
                 "`DataParallel` use others. Use neither there, or `config.num_test_time_registers = 0` instead."
             )
         in_place = in_place and not (acts_BTF.requires_grad and torch.is_grad_enabled())
-        neurons, seen_BT = self._constants_for(acts_BTF), here.seen_BT
+        neurons, seen_BT = self._constants_for(acts_BTF), registers.layout.seen_by_registers(here.mask)
         return registers.shift(acts_BTF, neurons, registers.layout, registers.settings, seen_BT, in_place=in_place)
 
     def _constants_for(self, acts_BTF: Tensor) -> ShiftedNeurons:
