@@ -16,7 +16,6 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.interleaved import machine, peak_memory, synchronize, time_interleaved
 from benchmarks.models import processor_for, random_model, search_of_random
 from benchmarks.options import BatchSize, Device, Dtype, ImageSize, Rounds, Size, place_of
 from ttreg_hf.calibration.config import CalibrationConfig
@@ -28,6 +27,7 @@ from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.progress import say_nothing, silent
 from ttreg_hf.images.workers import decode_workers
+from ttreg_hf.measuring.interleaved import machine, peak_memory, synchronize, time_interleaved
 from ttreg_hf.measuring.tower import VisionTower
 
 

@@ -14,10 +14,10 @@ import typer
 from torch import Tensor
 
 from benchmarks.baselines import BASE, BASELINES, PATCHED, TOKEN_ALONE, baselines_of
-from benchmarks.interleaved import machine, peak_memory, time_interleaved
 from benchmarks.models import random_model
 from benchmarks.options import Device, Dtype, Rounds, Sizes, one_of, place_of
 from benchmarks.profile import kernels_of, launches_of
+from ttreg_hf.measuring.interleaved import machine, peak_memory, time_interleaved
 
 _MODES = ("eager", "compile", "graph")
 _COMPILED = (BASE, PATCHED, TOKEN_ALONE)  # compiling takes half a minute a model

@@ -16,10 +16,10 @@ import torch
 import typer
 
 from benchmarks.baselines import BASE, PATCHED, neurons_of
-from benchmarks.interleaved import machine
 from benchmarks.models import random_model
 from benchmarks.options import Rounds, Sizes
 from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.measuring.interleaved import machine
 
 _CHILD = """
 import time

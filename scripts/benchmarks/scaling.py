@@ -17,7 +17,6 @@ import torch
 import typer
 from accelerate import Accelerator
 
-from benchmarks.interleaved import machine
 from benchmarks.models import processor_for, random_model, search_of_random
 from benchmarks.options import BatchSize, Device, Dtype, ImageSize, Size, place_of
 from benchmarks.shards import encoded_crops, write_shards
@@ -28,6 +27,7 @@ from ttreg_hf.calibration.config import CalibrationConfig, RunConfig
 from ttreg_hf.images.data_sets import find_images
 from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.images.workers import decode_workers
+from ttreg_hf.measuring.interleaved import machine
 from ttreg_hf.writing import write_file
 
 

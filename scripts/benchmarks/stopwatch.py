@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.interleaved import synchronize
 from ttreg_hf.images.batches import Batch
+from ttreg_hf.measuring.interleaved import synchronize
 
 
 class Stopwatch:

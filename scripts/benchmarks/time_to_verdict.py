@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.interleaved import machine
 from benchmarks.models import DINOV2_SIZES, processor_for
 from benchmarks.options import Device, Dtype, one_of, place_of
 from benchmarks.shards import encoded_crops
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.images.pixel_values import to_pixel_values
+from ttreg_hf.measuring.interleaved import machine
 from ttreg_hf.planted import PlantedModel, planted_model
 
 _IMAGE_SIZE, _TO_TUNE = 224, 64  # pixels; photographs that the triggers are tuned on

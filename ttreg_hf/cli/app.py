@@ -23,6 +23,7 @@ _VERBS = (
     LazyVerb("push", "push_command:push", "Publish a patched checkpoint on the Hub."),
     LazyVerb("demo", "demo_command:demo", "The neuron switch on your own images, as a page.", _MORE),
     LazyVerb("verify", "verify_command:verify", "Check a patched checkpoint again, on other images.", _MORE),
+    LazyVerb("export", "export_command:export", "A checkpoint as ONNX, OpenVINO or ExecuTorch, checked.", _MORE),
     LazyVerb("report", "report_command:report", "Write the report of a calibration again.", _MORE),
     LazyVerb("sync-code", "sync_code_command:sync_code", "Newer code for a published checkpoint.", _MORE),
     LazyVerb("list", "list_command:list_checkpoints", "Checkpoints that come with settings or neurons.", _MORE),

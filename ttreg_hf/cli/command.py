@@ -21,7 +21,7 @@ from ttreg_hf.cli.printer import rank, stderr_is_terminal
 from ttreg_hf.cli.wording import in_own_options
 
 FAILED, REFUSED, INTERRUPTED = 1, 3, 130
-_NOISY_LOGGERS = ("torchao", "torch.utils._pytree")  # warn of what is not ours when torchao is imported
+_NOISY_LOGGERS = ("torchao", "torch.utils._pytree", "torch.onnx", "nncf")  # warn of what is not ours
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 
 

@@ -1,6 +1,6 @@
 """What evaluating needs beyond the package's own requirements."""
 
-import importlib.util
+from ttreg_hf.known.packages import check_installed
 
 _NEEDED = {"sklearn": "scikit-learn", "scipy": "scipy"}
 
@@ -11,9 +11,4 @@ def check_packages() -> None:
     Raises:
         ImportError: it names those that are missing, and how to get them.
     """
-    missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ImportError(
-            f"Evaluating needs {', '.join(_NEEDED.values())}; missing here: {', '.join(missing)}. Install them with "
-            f"`pip install {' '.join(missing)}`."
-        )
+    check_installed("Evaluating", _NEEDED)

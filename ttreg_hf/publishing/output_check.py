@@ -38,7 +38,7 @@ def expected_outputs(model: PreTrainedModel) -> dict[str, Any]:
     Raises:
         ValueError: an output is not finite.
     """
-    return {"format": _FORMAT, "outputs": probe.outputs_on_probe(_float32_twin(model))}
+    return {"format": _FORMAT, "outputs": probe.outputs_on_probe(float32_twin(model))}
 
 
 def check_outputs(directory: str | Path, *, trust_remote_code: bool = False) -> float:
@@ -158,7 +158,7 @@ def _environment(home: str) -> dict[str, str]:
     return {**passed_on, **own, "PYTHONUSERBASE": site.getuserbase(), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def _float32_twin(model: PreTrainedModel) -> Any:
+def float32_twin(model: PreTrainedModel) -> Any:
     """In eval mode, float32, on the CPU; shares the parameters that are already so, and leaves the model as it is."""
     twins: dict[int, Any] = {}
     for parameter in model.parameters():
