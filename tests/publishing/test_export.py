@@ -96,8 +96,8 @@ def test_int8_programs_are_smaller_and_near(name, patched, tmp_path):
         patched, tmp_path / "program", export_format=name, processor=PROCESSOR, calibration_images=images, num_images=8
     )
     assert exported.num_calibration_images == 8
-    assert exported.size < 0.6 * exported.model_size
-    assert all(0 < each.error < 0.1 for each in exported.parity.outputs)
+    assert exported.size < exported.model_size  # though a tiny model is mostly graph
+    assert all(1e-5 < each.error < 0.02 for each in exported.parity.outputs)
 
 
 def test_older_transformers_export_onnx_by_torch(patched, tmp_path, monkeypatch):

@@ -65,12 +65,12 @@ def _runner_options(export_format: ExportFormat) -> dict[str, Any]:
 
 
 def _quantizer(export_format: ExportFormat, calibration: Sequence[Inputs]) -> Any:
-    """Static scales: weights one a channel where the format's tool offers it, activations one a tensor."""
+    """Static scales: weights one a channel, activations one a tensor; of what multiplies matrices, where told so."""
     from transformers import exporters
 
     if export_format.name == OPENVINO:
         return exporters.NNCFOpenVINOQuantizer(
             exporters.NNCFQuantizationConfig(subset_size=len(calibration)), calibration_dataset=calibration
         )
-    static = exporters.OnnxRuntimeStaticConfig(per_channel=True)
+    static = exporters.OnnxRuntimeStaticConfig(op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
     return exporters.OnnxRuntimeQuantizer(static, calibration_dataset=calibration)
