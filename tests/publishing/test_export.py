@@ -97,7 +97,7 @@ def test_int8_programs_are_smaller_and_near(name, patched, tmp_path):
     )
     assert exported.num_calibration_images == 8
     assert exported.size < exported.model_size  # though a tiny model is mostly graph
-    assert all(1e-5 < each.error < 0.02 for each in exported.parity.outputs)
+    assert all(1e-5 < each.error < 0.1 for each in exported.parity.outputs)
 
 
 def test_older_transformers_export_onnx_by_torch(patched, tmp_path, monkeypatch):
