@@ -52,6 +52,8 @@ def test_page_shows_the_evidence(reported, page):
     assert f"of 10 random draws, moved: the fewest outliers {min(draws):.4f}" in text
     assert f"of 10 random draws, moved: mean {sum(draws) / 10:.4f}" in text
     assert f"zeroed, not moved {verification.controls.zeroed.outlier_ratio:.4f}" in text
+    largest = verification.head_rooms.before.largest_output
+    assert f"{short_number(largest.largest_output)} ({largest.name})" in text
     assert f"cosine of the pooled feature to the base model's, mean 1 {verification.feature_similarity:.4f}" in text
     low, high = verification.feature_similarity_interval
     assert f"{1 - verification.feature_similarity:.4f} {1 - high:.4f} to {1 - low:.4f}" in text

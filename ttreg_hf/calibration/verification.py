@@ -15,6 +15,7 @@ from ttreg_hf.calibration.later_outliers import later_outlier_fractions
 from ttreg_hf.calibration.verdict import FIXED, MIN_VERIFIED, MIN_WITH_OUTLIERS, UNRESOLVED, too_few_for_fixed
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.measuring.feature_drift import FeatureDrift, Seen, feature_drifts
+from ttreg_hf.measuring.head_room import HeadRooms, measure_head_room
 from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.map_changes import MapChanges, map_changes
 from ttreg_hf.measuring.perturbations import PixelScale, as_jpeg, shifted
@@ -40,6 +41,7 @@ class Verification(Comparison):
             after the detection block; empty if that is the last.
         layer_share: neurons moved, over all of their layer, where that is largest.
         checks: conditions of the verdict.
+        head_rooms: of the linear layers, for number formats narrower than those that were measured in.
     """
 
     in_sample: bool
@@ -52,6 +54,7 @@ class Verification(Comparison):
     later_outlier_fractions: tuple[float, ...]
     layer_share: float
     checks: tuple[GateCheck, ...]
+    head_rooms: HeadRooms | None = None
 
     @property
     def verdict(self) -> str:
@@ -133,6 +136,7 @@ def verify(
         later_outlier_fractions=later,
         layer_share=share,
         checks=gate_checks(comparison, moved, zeroed, controls, later, share, gate),
+        head_rooms=_head_rooms(intervention, patched),
     )
 
 
@@ -154,6 +158,14 @@ def _drifts(
     }
     found = feature_drifts(base, seen, intervention.batches, intervention.before, intervention.limit)
     return tuple(found[name] for name in seen)
+
+
+def _head_rooms(intervention: Intervention, patched: VisionTower) -> HeadRooms:
+    rooms = (
+        measure_head_room(tower, intervention.batches, limit=intervention.limit)
+        for tower in (intervention.tower, patched)
+    )
+    return HeadRooms(*rooms)
 
 
 def _layer_share(tower: VisionTower, neurons: Sequence[RegisterNeuron]) -> float:

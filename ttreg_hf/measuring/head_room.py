@@ -87,6 +87,19 @@ class HeadRoom:
         return sum(each.largest > limit for each in self.linears)
 
 
+@dataclass(frozen=True)
+class HeadRooms:
+    """A base model's and its patched twin's, on the same images.
+
+    Args:
+        before: the base model's.
+        after: the patched model's, registers included.
+    """
+
+    before: HeadRoom
+    after: HeadRoom
+
+
 def measure_head_room(
     tower: VisionTower,
     batches: Iterable[Batch],

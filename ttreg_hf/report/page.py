@@ -8,10 +8,13 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.pictures.numbers import counted, percent
 from ttreg_hf.report import tables
+from ttreg_hf.report.head_room_table import head_room_table
 from ttreg_hf.report.neuron_switch import NeuronSwitch
 from ttreg_hf.report.switch_data import switch_data
+from ttreg_hf.report.table import Table
 from ttreg_hf.report.verification_tables import notes_of, verification_tables
 
 _CODE = re.compile("`([^`]*)`")
@@ -48,6 +51,7 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
             gate=gate,
             before_after=before_after,
             controls=controls,
+            head_room=None if verification is None else _head_room(verification),
             notes=[] if verification is None else notes_of(verification),
             selection=tables.selection_table(result),
             neurons=tables.neuron_table(result) if result.register_neurons else None,
@@ -55,6 +59,10 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
             provenance=tables.provenance_table(result),
         )
     )
+
+
+def _head_room(verification: Verification) -> Table | None:
+    return None if verification.head_rooms is None else head_room_table(verification.head_rooms)
 
 
 def environment(package: str) -> Environment:
