@@ -62,9 +62,9 @@ def evaluate(
     printer = Printer(json)
     check_packages()
     kind = TASKS[task.value]
-    chosen, config = task_options.settings(kind), _config(data_options, seed)
+    chosen, config = _task(kind, task_options), _config(data_options, seed)
     _check_splits(kind, data_options.split, data_options.train_split)
-    _check_columns(kind, data_options)
+    _check_columns(chosen, data_options)
     token = model_options.token
     if is_first_rank() and (folder := output or _folder_of(model, calibration)) is not None:
         check_writable(folder)
@@ -84,7 +84,7 @@ def evaluate(
         found = evaluation_run.evaluate(
             loaded,
             data,
-            task=kind(**chosen),
+            task=chosen,
             train=train,
             columns=_columns(data_options),
             config=config,
@@ -104,6 +104,19 @@ def evaluate(
     for file in files:
         printer.say(f"wrote {file}")
     printer.result({**found.to_dict(), "files": files})
+
+
+def _task(kind: Any, given: TaskOptions) -> Any:
+    """The task with its settings.
+
+    Raises:
+        typer.BadParameter: a value that it does not take.
+    """
+    settings = given.settings(kind)
+    try:
+        return kind(**settings)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _config(data: DataOptions, seed: int) -> "EvaluationConfig":

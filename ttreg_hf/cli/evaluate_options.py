@@ -11,7 +11,7 @@ from ttreg_hf.cli import options
 _NONE = -1  # as `--ignore-index`
 _FIELDS = {  # of tasks, by option
     "--feature": ("features",),
-    "--layer": ("layers", "layer"),
+    "--layer": ("layers", "layer", "detection_layer"),
     "--normalize": ("normalize",),
     "--bias": ("biases",),
     "--ignore-index": ("ignore_index",),
@@ -19,6 +19,10 @@ _FIELDS = {  # of tasks, by option
     "--epochs": ("epochs",),
     "--class-name": ("class_names",),
     "--template": ("templates",),
+    "--scheme": ("schemes",),
+    "--also": ("also",),
+    "--num-calibration-images": ("num_calibration_images",),
+    "--norm-threshold": ("norm_threshold",),
 }
 DATA_PANEL, _TASK = "Images and what is known about them", "Settings of a task (each has some of them)"
 
@@ -33,6 +37,7 @@ class TaskName(str, Enum):
     linear = "linear"
     zero_shot = "zero-shot"
     token_probe = "token-probe"
+    quantisation = "quantisation"
 
 
 class BoxFormat(str, Enum):
@@ -97,7 +102,8 @@ class TaskOptions:
     layer: Annotated[
         list[int] | None,
         typer.Option(
-            help="object-discovery, token-probe: block; may be given again. Default: -1, the last.",
+            help="object-discovery, token-probe: block; may be given again. Default: -1, the last. "
+            "quantisation: block where outliers are detected.",
             rich_help_panel=_TASK,
         ),
     ] = None
@@ -145,6 +151,34 @@ class TaskOptions:
         typer.Option(help="zero-shot: sentence with {}; may be given again.", rich_help_panel=_TASK),
     ] = None
 
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="quantisation: such as 'int8 dynamic'; may be given again. Default: all that run here.",
+            rich_help_panel=_TASK,
+        ),
+    ] = None
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="quantisation: knn or segmentation, measured too; may be given again.", rich_help_panel=_TASK
+        ),
+    ] = None
+    num_calibration_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="quantisation: training images that static scales are measured on. Default: 64.",
+            rich_help_panel=_TASK,
+        ),
+    ] = None
+    norm_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="quantisation: norm above which a patch is an outlier. Default: measured.", rich_help_panel=_TASK
+        ),
+    ] = None
+
     def settings(self, kind: Any) -> dict[str, Any]:
         """Fields of a task.
 
@@ -173,7 +207,7 @@ def _settings(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
         name = next((name for name in _FIELDS[option] if name in kind.__dataclass_fields__), None)
         if name is None:
             raise typer.BadParameter(f"the task {kind.name} has no such setting.", param_hint=option)
-        if name == "layer":
+        if name in ("layer", "detection_layer"):
             if len(value) > 1:
                 raise typer.BadParameter(f"the task {kind.name} takes one layer.", param_hint=option)
             value = value[0]

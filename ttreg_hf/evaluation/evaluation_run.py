@@ -133,7 +133,9 @@ def evaluate(
     run = _Run(task, config, Processes.of(accelerator), progress)
     found: dict[str, list[Scores]] = {}
     for row, rows_model in model_rows(model, seed=config.seed, trained_registers=trained).items():
-        found[row] = run.measure(row, rows_model, processor, test_images, train_images)
+        found[row] = []
+        for each in run.measure(row, rows_model, processor, test_images, train_images):
+            found.setdefault(each.row or row, []).append(each)
     if not found[BASE] or any(math.isnan(scores.value()) for scores in found[BASE]):
         raise ValueError(
             f"The task {task.name} found nothing to measure in the data set. Check its columns and masks."

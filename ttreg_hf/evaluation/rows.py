@@ -7,6 +7,7 @@ from ttreg_hf.measuring.random_neurons import random_neurons
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
+KEPT = "base, its worst linear layers in 16 bit"  # of quantised models only
 BASE, PATCHED, ZEROED, RANDOM, TRAINED = "base", "patched", "zeroed, not moved", "random neurons", "trained registers"
 
 

@@ -15,6 +15,9 @@ import numpy as np
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.measuring.intervals import MIN_PHOTOGRAPHS, Bootstrap, Interval, mean_ratio
 
+ERROR = "error"
+"""Metrics whose names begin so are better where they are smaller."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -26,6 +29,7 @@ class Scores:
         places: of the images in the data set, ascending.
         numerators_BC: float64.
         denominators_BC: float64, at least 0.
+        row: of the table that they stand in, if it is not that of the model which was measured.
     """
 
     metric: str
@@ -33,6 +37,7 @@ class Scores:
     places: tuple[int, ...]
     numerators_BC: Any
     denominators_BC: Any
+    row: str | None = None
 
     def value(self) -> float:
         """The figure, from 0 to 1; NaN if no column has anything in it."""

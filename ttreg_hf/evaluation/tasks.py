@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.evaluation.classification import KnnClassification, LinearClassification, ZeroShotClassification
 from ttreg_hf.evaluation.examples import LabelledBatches
 from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
+from ttreg_hf.evaluation.quantisation import QuantisationErrors
 from ttreg_hf.evaluation.scores import Scores
 from ttreg_hf.evaluation.segmentation import AttentionSegmentation
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe
@@ -21,6 +22,8 @@ class Task(Protocol):
         truths: what it needs to know about images, of `mask`, `boxes` and `label`.
         learns: whether it needs training images.
         whole_images: whether it sees whole images, resized, and not what the checkpoint's processor crops.
+
+    `truths` and `whole_images` may be properties, where they depend on the settings.
 
     A task whose figures shall stand in the metadata of a model card also has `hub_task`, such as
     `"image-classification"`, and `hub_metrics`, which says what the Hub calls its metrics: `{"top-1": "accuracy"}`.
@@ -45,6 +48,7 @@ TASKS: dict[str, Any] = {
         LinearClassification,
         ZeroShotClassification,
         TokenProbe,
+        QuantisationErrors,
     )
 }
 

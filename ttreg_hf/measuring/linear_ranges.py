@@ -72,6 +72,10 @@ class LinearRanges:
         """Value below which this share of each layer's inputs lies, to the width of a bin of 1.1 %."""
         return torch.minimum(self._inputs.quantile(share), self.input_max_M.double())
 
+    def input_quantile(self, name: str, share: float) -> Tensor:
+        """The same of one layer."""
+        return self.input_quantile_M(share)[self.names.index(name)]
+
     @torch.no_grad()
     def add(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Take in a batch.

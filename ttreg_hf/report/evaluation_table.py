@@ -4,6 +4,7 @@ from huggingface_hub import EvalResult
 
 from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
 from ttreg_hf.evaluation.rows import BASE, PATCHED, TRAINED
+from ttreg_hf.evaluation.scores import ERROR
 from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.measuring.intervals import MIN_PHOTOGRAPHS, Interval
 from ttreg_hf.report.table import Table
@@ -47,11 +48,11 @@ def card_results(evaluation: Evaluation) -> list[EvalResult]:
 
 
 def _cells(figure: Figure) -> tuple[str, str, str]:
-    difference = figure.difference
+    difference, form = figure.difference, ".3g" if figure.metric.startswith(ERROR) else ".1f"
     return (
-        f"{100 * figure.value:.1f}",
-        _bounds(figure, ".1f"),
-        "" if difference is None else f"{100 * difference.value:+.1f} ({_bounds(difference, '+.1f')})",
+        f"{100 * figure.value:{form}}",
+        _bounds(figure, form),
+        "" if difference is None else f"{100 * difference.value:+{form}} ({_bounds(difference, f'+{form}')})",
     )
 
 
