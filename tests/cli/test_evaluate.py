@@ -148,3 +148,31 @@ def test_what_cannot_be_measured_exits_1_with_one_message(checkpoint, data, argu
     assert message in ended.err
     assert len(without_waiting(ended.err).splitlines()) <= 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_quantised_models_are_measured_with_the_calibrated_outliers(own, data):
+    split = ("--train-split", "train", "--split", "test", "--num-calibration-images", 4)
+    ended = succeed(
+        "evaluate",
+        own,
+        "--task",
+        "quantisation",
+        "--dataset",
+        data,
+        *split,
+        "--scheme",
+        "int8 static, maximum",
+        "--json",
+    )
+    found = json.loads(ended.out)
+    calibration = json.loads((own / "calibration.json").read_text())
+    assert found["settings"]["norm_threshold"] == pytest.approx(calibration["norms"]["norm_threshold"])
+    assert found["settings"]["detection_layer"] == calibration["norms"]["detection_layer"]
+    metrics = {(each["metric"], each["row"]): each["value"] for each in found["figures"] if "int8" in each["setting"]}
+    assert metrics["error, ordinary patches", "patched"] > 0
+    assert metrics["error, ordinary patches", "base, its worst linear layers in 16 bit"] > 0
+    card = (own / "README.md").read_text(encoding="utf-8")
+    assert "Simulated, by rounding: int8 static, maximum. By torchao's kernels: none." in card
+    assert "error, ordinary patches, int8 static, maximum: patched" in card
+    for wrong in (("--scheme", "int2"), ("--also", "depth"), ("--neighbours", "3")):
+        assert run("evaluate", own, "--task", "quantisation", "--dataset", data, *split, *wrong).code == 2

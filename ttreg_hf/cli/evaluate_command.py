@@ -9,11 +9,12 @@ import typer
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.evaluate_options import DATA_PANEL, BoxFormat, DataOptions, TaskName, TaskOptions
-from ttreg_hf.cli.inputs import model_source, open_model, read_calibration
+from ttreg_hf.cli.inputs import calibration_of, model_source, open_model
 from ttreg_hf.cli.printer import Printer, is_first_rank, say_working
 from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
+    from ttreg_hf.calibration.calibration_result import CalibrationResult
     from ttreg_hf.evaluation.evaluation_result import Evaluation
     from ttreg_hf.evaluation.evaluation_run import EvaluationConfig
     from ttreg_hf.evaluation.examples import Columns
@@ -62,7 +63,8 @@ def evaluate(
     printer = Printer(json)
     check_packages()
     kind = TASKS[task.value]
-    chosen, config = _task(kind, task_options), _config(data_options, seed)
+    known = calibration_of(model, calibration)
+    chosen, config = _task(kind, task_options, known), _config(data_options, seed)
     _check_splits(kind, data_options.split, data_options.train_split)
     _check_columns(chosen, data_options)
     token = model_options.token
@@ -71,7 +73,7 @@ def evaluate(
     find = functools.partial(find_labelled, dataset, config=data_options.config, token=token)
     data, source = find(split=data_options.split)
     train = find(split=data_options.train_split)[0] if kind.learns else None
-    neurons = None if calibration is None else read_calibration(calibration)
+    neurons = None if calibration is None else known
 
     processes = Processes.launched(model_options.device)
     loaded, processor = open_model(model_source(model, model_options, device=processes.device))
@@ -106,13 +108,16 @@ def evaluate(
     printer.result({**found.to_dict(), "files": files})
 
 
-def _task(kind: Any, given: TaskOptions) -> Any:
-    """The task with its settings.
+def _task(kind: Any, given: TaskOptions, calibration: "CalibrationResult | None") -> Any:
+    """The task with its settings; what counts as an outlier is the calibration's, where it is not given.
 
     Raises:
         typer.BadParameter: a value that it does not take.
     """
     settings = given.settings(kind)
+    outliers = ("detection_layer", "norm_threshold")
+    if calibration is not None and not calibration.on_other_weights and not set(outliers) & set(settings):
+        settings |= {name: getattr(calibration.norms, name) for name in outliers if name in kind.__dataclass_fields__}
     try:
         return kind(**settings)
     except ValueError as error:
@@ -188,10 +193,13 @@ def _write(found: "Evaluation", checkpoint: Path | None, output: Path | None) ->
 
 def _print(printer: Printer, found: "Evaluation") -> None:
     from ttreg_hf.report.evaluation_table import evaluation_table
+    from ttreg_hf.report.quantisation_words import quantisation_words
 
     printer.show_table(evaluation_table(found), left=2)
     learned = f", learned from {found.num_training_images}" if found.num_training_images else ""
     printer.say(f"{found.task} on {found.source}: {found.num_images} images{learned}")
+    for line in quantisation_words(found):
+        printer.say(line)
     printer.say(
         "Intervals: images drawn again with replacement; what was learned, and the random neurons, stay as they are."
     )
