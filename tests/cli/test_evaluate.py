@@ -152,18 +152,8 @@ def test_what_cannot_be_measured_exits_1_with_one_message(checkpoint, data, argu
 
 def test_quantised_models_are_measured_with_the_calibrated_outliers(own, data):
     split = ("--train-split", "train", "--split", "test", "--num-calibration-images", 4)
-    ended = succeed(
-        "evaluate",
-        own,
-        "--task",
-        "quantisation",
-        "--dataset",
-        data,
-        *split,
-        "--scheme",
-        "int8 static, maximum",
-        "--json",
-    )
+    given = ("--task", "quantisation", "--dataset", data, *split)
+    ended = succeed("evaluate", own, *given, "--scheme", "int8 static, maximum", "--json")
     found = json.loads(ended.out)
     calibration = json.loads((own / "calibration.json").read_text())
     assert found["settings"]["norm_threshold"] == pytest.approx(calibration["norms"]["norm_threshold"])
@@ -175,4 +165,4 @@ def test_quantised_models_are_measured_with_the_calibrated_outliers(own, data):
     assert "Simulated, by rounding: int8 static, maximum. By torchao's kernels: none." in card
     assert "error, ordinary patches, int8 static, maximum: patched" in card
     for wrong in (("--scheme", "int2"), ("--also", "depth"), ("--neighbours", "3")):
-        assert run("evaluate", own, "--task", "quantisation", "--dataset", data, *split, *wrong).code == 2
+        assert run("evaluate", own, *given, *wrong).code == 2

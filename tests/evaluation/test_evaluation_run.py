@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from launching import torchrun
 from transformers import BitImageProcessorPil
 
-import ttreg_hf.evaluation.packages as packages
+import ttreg_hf.known.packages as packages
 from ttreg_hf import DataSource, EvaluationConfig, add_test_time_registers, evaluate
 from ttreg_hf.evaluation.evaluation_result import read_evaluations, write_evaluation
 from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
