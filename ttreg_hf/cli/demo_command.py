@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ttreg_hf.cli import options
-from ttreg_hf.cli.inputs import calibration_of, model_source, open_model
+from ttreg_hf.cli.inputs import calibration_of, model_source, open_model, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.cli.progress import progress_bars
 
@@ -58,16 +58,18 @@ def demo(
     pictures = images or photographs_to_picture()
     check_output(output, overwrite=overwrite)
     check_images(pictures)
-    result = calibration_of(model, calibration)
-    loaded, processor = open_model(model_source(model, model_options))
+    given = None if calibration is None else read_calibration(calibration)
+    source = model_source(model, model_options)
+    loaded, processor = open_model(source)
     if not is_first_rank():
         return
+    result = given or calibration_of(loaded, source)
     measured = None if result is None or result.on_other_weights else result.norms
     with progress_bars(len(pictures)) as progress:
         made = make_demo(
             loaded,
             pictures,
-            result if calibration is not None else None,
+            given,
             processor=processor,
             detection_layer=None if measured is None else measured.detection_layer,
             norm_threshold=None if measured is None else measured.norm_threshold,

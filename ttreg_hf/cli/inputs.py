@@ -99,13 +99,15 @@ def read_calibration(directory: Path) -> "CalibrationResult":
     return CalibrationResult.load(directory)
 
 
-def calibration_of(model: str, calibration: Path | None) -> "CalibrationResult | None":
-    """The calibration that was given, or the one that lies in a checkpoint folder."""
-    from ttreg_hf.calibration.calibration_result import JSON_FILE
+def calibration_of(loaded: Any, source: "ModelSource") -> "CalibrationResult | None":
+    """The calibration beside a patched checkpoint, in its folder or on the Hub.
 
-    if calibration is not None:
-        return read_calibration(calibration)
-    return read_calibration(Path(model)) if (Path(model) / JSON_FILE).is_file() else None
+    Raises:
+        FileNotFoundError, ValueError: files that are not, or no longer, a calibration.
+    """
+    from ttreg_hf.publishing.calibration_beside import calibration_beside
+
+    return calibration_beside(loaded, source.name_or_path, revision=source.revision, token=source.token)
 
 
 def settings_of(*groups: Any, recipe_of: str | None = None, **options: Any) -> "CalibrationConfig":

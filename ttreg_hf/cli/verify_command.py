@@ -8,7 +8,7 @@ import typer
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.command import REFUSED
-from ttreg_hf.cli.inputs import model_source, open_images, open_model, read_calibration, settings_of
+from ttreg_hf.cli.inputs import calibration_of, model_source, open_images, open_model, settings_of
 from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.cli.progress import progress_bars
 
@@ -35,7 +35,6 @@ def verify(
     the verdict is fixed, else 3. Threshold and block are those of its calibration, else chosen automatically. Looks at
     48 images by default.
     """
-    from ttreg_hf.calibration.calibration_result import JSON_FILE
     from ttreg_hf.calibration.config import RunConfig
     from ttreg_hf.calibration.verdict import FIXED
     from ttreg_hf.calibration.verification_run import verify_patched
@@ -49,9 +48,6 @@ def verify(
     check_is_there(checkpoint)
     config = settings_of(detection, num_images=image_options.num_images or _NUM_IMAGES, seed=seed)
     folder = Path(checkpoint)
-    calibration = read_calibration(folder) if (folder / JSON_FILE).is_file() else None
-    if calibration is not None and calibration.on_other_weights:
-        printer.note(f"note: the calibration in {folder} was not measured on these weights: its threshold is not used")
     token = model_options.token
     images = open_images(image_options, token=token, model=checkpoint, num_images=config.num_images, seed=seed)
     images.describe(printer, config.num_images)
@@ -59,7 +55,13 @@ def verify(
     if (folder / EXPECTED_OUTPUTS).is_file():
         difference = check_outputs(folder, trust_remote_code=model_options.trust_remote_code)
         printer.say(f"loads without ttreg_hf and gives the recorded outputs (difference {difference:.1e})")
-    loaded, processor = open_model(model_source(checkpoint, model_options))
+    checkpoint_source = model_source(checkpoint, model_options)
+    loaded, processor = open_model(checkpoint_source)
+    calibration = calibration_of(loaded, checkpoint_source)
+    if calibration is not None and calibration.on_other_weights:
+        printer.note(
+            f"note: the calibration in {checkpoint} was not measured on these weights: its threshold is not used"
+        )
     source = images.named.source
     with progress_bars(images.available) as progress:
         found = verify_patched(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ttreg_hf.cli import options
-from ttreg_hf.cli.inputs import calibration_of, model_source, open_model
+from ttreg_hf.cli.inputs import calibration_of, model_source, open_model, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.known.known_checkpoint import PUBLISHED
 
@@ -37,9 +37,11 @@ def visualize(
     shown_neuron = None if neuron is None else _parse_neuron(neuron)
     _check_pictures(picture_paths(images, output), overwrite)
     check_images(images)
-    result = calibration_of(model, calibration)
-    loaded, processor = open_model(model_source(model, model_options))
-    patched = patched_form(loaded, None if calibration is None else result)
+    given = None if calibration is None else read_calibration(calibration)
+    source = model_source(model, model_options)
+    loaded, processor = open_model(source)
+    patched = patched_form(loaded, given)
+    result = given or calibration_of(loaded, source)
     measured = None if result is not None and result.on_other_weights else result
     detection_layer, norm_threshold = detection_of(loaded, measured)
     if not is_first_rank():

@@ -18,7 +18,7 @@ from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.pictures.picture_files import check_images
 from ttreg_hf.pictures.visualization import HasNorms, base_form, detection_of, opened, patched_form
 from ttreg_hf.planted import planted_note
-from ttreg_hf.publishing.checkpoint import read_calibration
+from ttreg_hf.publishing.calibration_beside import calibration_beside
 from ttreg_hf.publishing.privacy import public_title
 from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
 from ttreg_hf.writing import whole_directory, write_file
@@ -106,7 +106,7 @@ def demo(
     model, processor = opened(model_or_id, processor, tower)
     base, patched = base_form(model), patched_form(model, register_neurons)
     vision = VisionTower.of(base)
-    found = _calibration_beside(model_or_id) if register_neurons is None else register_neurons
+    found = _measured_beside(model, model_or_id) if register_neurons is None else register_neurons
     layer, threshold = detection_of(model, found)
     switch = record_switch(
         base,
@@ -143,9 +143,9 @@ def _as_list(images: Any) -> Sequence[Any]:
     return given
 
 
-def _calibration_beside(model_or_id: Any) -> HasNorms | None:
-    """What lies in a checkpoint folder, if it was found on that folder's weights."""
+def _measured_beside(model: PreTrainedModel, model_or_id: Any) -> HasNorms | None:
+    """What lies beside a checkpoint, if it was found on that checkpoint's weights."""
     if not isinstance(model_or_id, (str, Path)):
         return None
-    found = read_calibration(Path(model_or_id))
+    found = calibration_beside(model, model_or_id)
     return None if found is None or found.on_other_weights else found
