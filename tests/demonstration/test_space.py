@@ -68,13 +68,13 @@ push_checkpoint("checkpoint", "org/vit")
 def test_the_card_links_model_and_base_once_each(shown):
     import dataclasses
 
-    from ttreg_hf.demonstration.space import space_card
+    from ttreg_hf.demonstration.space import static_space
 
-    both = space_card(dataclasses.replace(shown.demo, checkpoint="org/vit-ttreg", base="org/vit"))
+    both = static_space(dataclasses.replace(shown.demo, checkpoint="org/vit-ttreg", base="org/vit")).card
     assert both.data.to_dict()["models"] == ["org/vit-ttreg", "org/vit"]
     assert "Model: [org/vit-ttreg](https://huggingface.co/org/vit-ttreg)" in str(both)
     assert "Base model: [org/vit](https://huggingface.co/org/vit)" in str(both)
-    neither = space_card(shown.demo)
+    neither = static_space(shown.demo).card
     assert "models" not in neither.data.to_dict()
     assert "Base model" not in str(neither)
 

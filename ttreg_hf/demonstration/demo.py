@@ -24,7 +24,7 @@ from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
 from ttreg_hf.writing import whole_directory, write_file
 
 PAGE_FILE = "index.html"
-_NOTEBOOK_HEIGHT = 900
+_NOTEBOOK_HEIGHT = "900px"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,19 @@ class Demo:
             write_file(folder / PAGE_FILE, self.html.encode("utf-8"))
         return Path(directory) / PAGE_FILE
 
-    def _repr_html_(self) -> str:
-        """The page in a frame of its own, so that its style and the notebook's leave each other alone."""
+    def framed(self, height: str) -> str:
+        """The page in a frame of its own, so that its style and that of the page around it leave each other alone.
+
+        Args:
+            height: of the frame, as CSS has it.
+        """
         return (
             f'<iframe srcdoc="{escape(self.html)}" title="{escape(self.title)}" sandbox="allow-scripts" '
-            f'style="width: 100%; height: {_NOTEBOOK_HEIGHT}px; border: 0"></iframe>'
+            f'style="width: 100%; height: {height}; border: 0"></iframe>'
         )
+
+    def _repr_html_(self) -> str:
+        return self.framed(_NOTEBOOK_HEIGHT)
 
 
 def demo(

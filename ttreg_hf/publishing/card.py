@@ -217,6 +217,11 @@ def merged_card(generated: ModelCard, present: ModelCard) -> ModelCard:
     return card
 
 
+def is_generated(card: ModelCard) -> bool:
+    """Whether a part of it is from `generated_card`."""
+    return _Parts.of(card.text) is not None
+
+
 def hand_written(card: ModelCard) -> str:
     """The text of a card outside the generated part."""
     parts = _Parts.of(card.text)

@@ -28,7 +28,7 @@ class Target:
 
     Args:
         repo_id: the repository.
-        kind: `"model"` or `"space"`, a static one.
+        kind: `"model"` or `"space"`.
         revision: the branch.
         head: its newest commit; `None` where the branch does not exist.
         repository_exists: whether the repository does.
@@ -76,6 +76,7 @@ def commit_files(
     delete: tuple[str, ...] = (),
     private: bool | None = None,
     create_pr: bool = False,
+    space_sdk: str | None = None,
 ) -> CommitInfo:
     """Publish files as one commit; creates the repository or branch if there is none, and takes it back on failure.
 
@@ -90,6 +91,7 @@ def commit_files(
         delete: paths to remove in the same commit.
         private: of a new repository; `None`: as the account's default.
         create_pr: open a pull request instead.
+        space_sdk: what a new Space runs on.
 
     Raises:
         RuntimeError: it failed; says whether anything was changed, and what to do.
@@ -103,8 +105,7 @@ def commit_files(
     with ExitStack() as undo:
         with explaining(f"{repo_id} could not be prepared. Nothing was changed on the Hub"):
             if not target.repository_exists:
-                sdk = "static" if kind == SPACE else None
-                api.create_repo(repo_id, private=private, repo_type=kind, space_sdk=sdk)
+                api.create_repo(repo_id, private=private, repo_type=kind, space_sdk=space_sdk)
                 undo.callback(_quietly_delete_repository, api, target)
             if target.repository_exists and target.head is None:
                 api.create_branch(repo_id, branch=target.revision, repo_type=kind)

@@ -136,6 +136,15 @@ def record_switch(
     )
 
 
+def states_to_show(patched: TTRegModelMixin | None) -> tuple[State, ...]:
+    """The states that `record_switch` records."""
+    num_neurons = 0 if patched is None else len(patched.registers.config.register_neurons)
+    if num_neurons == 0:
+        return (State(BASE, 0),)
+    moved = (State(MOVED, count) for count in counts_to_show(num_neurons)[1:])
+    return State(BASE, 0), State(ZEROED, num_neurons), State(RANDOM, num_neurons), *moved
+
+
 def counts_to_show(num_neurons: int) -> list[int]:
     """Numbers of neurons to move: 0, all, and at most eleven between, denser where the strongest are."""
     if num_neurons < _MOST_COUNTS:
@@ -183,16 +192,15 @@ def _photograph(image: Tensor, maps: Sequence[ImageMaps], processor: Any) -> Pho
 def _twins(
     base: PreTrainedModel, patched: TTRegModelMixin | None, seed: int
 ) -> Iterator[tuple[State, PreTrainedModel]]:
-    yield State(BASE, 0), base
-    if patched is None or not patched.registers.config.register_neurons:
-        return
-    config = patched.registers.config
-    pairs = config.register_neurons
-    options = {name: getattr(config, name) for name in _OPTIONS}
-    neurons = [RegisterNeuron(*pair) for pair in pairs]
-    everything = len(neurons)
-    yield State(ZEROED, everything), add_test_time_registers(base, neurons, **options | {"shift_scale": 0.0})
-    (others,) = random_neurons(VisionTower.of(base), neurons, draws=1, seed=seed)
-    yield State(RANDOM, len(others)), add_test_time_registers(base, others, **options)
-    for count in counts_to_show(everything)[1:]:
-        yield State(MOVED, count), add_test_time_registers(base, neurons[:count], **options)
+    for state in states_to_show(patched):
+        if patched is None or state.kind == BASE:
+            yield state, base
+            continue
+        config = patched.registers.config
+        options = {name: getattr(config, name) for name in _OPTIONS}
+        neurons = [RegisterNeuron(*pair) for pair in config.register_neurons]
+        if state.kind == ZEROED:
+            options["shift_scale"] = 0.0
+        if state.kind == RANDOM:
+            (neurons,) = random_neurons(VisionTower.of(base), neurons, draws=1, seed=seed)
+        yield state, add_test_time_registers(base, neurons[: state.num_neurons], **options)
