@@ -19,11 +19,9 @@ from benchmarks.planted_truth import (
     free_neurons,
     mlp_reads,
     ordinary_channels,
-    outlier_channel,
     own_channels,
     random_direction,
     tune,
-    write_marked_neuron,
 )
 from ttreg_hf.modeling.families import blocks_of_trunk, find_attention
 from ttreg_hf.planted import wiring
@@ -134,42 +132,6 @@ def with_extreme_content(known: KnownModel) -> KnownModel:
     if first_norm is not None:
         first_norm.get_parameter("weight")[channel] = 10.0 * known.ordinary_norm
     return dataclasses.replace(known, verdicts=("clean",))
-
-
-@torch.no_grad()
-def with_fixed_positions(known: KnownModel, *, seed: int) -> KnownModel:
-    """Outliers at the same few places of every image: neurons that fire by position embedding, or rotary position."""
-    model, planted_layers = known.model, {neuron.layer for neuron in known.register_neurons}
-    layer = next(layer for layer in (4, 5, 3, 6, 2, 7, 8) if layer not in planted_layers)
-    was_firing = firing(known)
-    marked, writes, lone = own_channels(known, range(5, 8))
-    if planted_layers:
-        wiring.read_like(model, writes, outlier_channel(known))
-    table = wiring.position_table(model)
-    if table is not None:
-        random = torch.Generator().manual_seed(5000 + seed)
-        table[torch.randperm(len(table), generator=random)[: 1 + seed % 3], marked] = 0.3 * known.ordinary_norm
-    else:
-        wiring.prefix_parameters(model, ["cls"])[0][..., lone] = 0.3 * known.ordinary_norm
-        attention = find_attention(blocks_of_trunk(model)[1])
-        value = wiring.input_of(model, attention, known.sample)[:, 0, lone].mean()
-        wiring.write_rotary_marks(
-            blocks_of_trunk(model)[1],
-            from_channel=lone,
-            prefix_value=float(value),
-            to_channel=marked,
-            length=0.6 * known.ordinary_norm,
-        )
-    values_BN = mlp_reads(known, layer)[..., marked]
-    at_marks = values_BN[:, values_BN.mean(0) > 0.5 * values_BN.mean(0).max()]
-    height = float(at_marks[at_marks > 0.5 * at_marks.median()].min())  # planted outliers hide the mark
-    neurons = free_neurons(known, layer, 2, torch.Generator().manual_seed(5))
-    for neuron in neurons:
-        write_marked_neuron(known, layer, neuron, marked=marked, height=height, writes=writes, length=6.0)
-    tune(known, was_firing)
-    fixed = tuple((layer, neuron) for neuron in neurons)
-    verdicts = ("fixed", "unresolved") if planted_layers else ("clean", "unresolved")
-    return dataclasses.replace(known, verdicts=verdicts, distractors=(*known.distractors, *fixed))
 
 
 def _mean_read(known: KnownModel, block: nn.Module, channel: int) -> float:

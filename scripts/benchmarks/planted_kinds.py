@@ -13,7 +13,6 @@ from torch import Tensor
 from benchmarks.planted_distractors import (
     with_early_neuron,
     with_extreme_content,
-    with_fixed_positions,
     with_heavy_tail,
     with_hot_neurons,
 )
@@ -23,6 +22,12 @@ from benchmarks.planted_outliers import (
     with_dense_outliers,
     with_second_population,
     with_used_trained_registers,
+)
+from benchmarks.planted_positions import (
+    with_attention_at_positions,
+    with_fixed_positions,
+    with_needed_table_spikes,
+    with_table_spikes,
 )
 from benchmarks.planted_truth import KnownModel, graded_model, without_plant
 from ttreg_hf.known.support import stock_model_class
@@ -57,11 +62,13 @@ class Kind:
         make: from family, trigger, seed and config fields to the model and its truth.
         triggers: those that make a difference.
         needs_trained_registers: only families that have them can be of this kind.
+        needs_table: only families with a learned position table can.
     """
 
     make: Callable[..., KnownModel]
     triggers: tuple[str, ...] = TRIGGERS
     needs_trained_registers: bool = False
+    needs_table: bool = False
 
 
 def make_known_model(family: str, kind: str, *, trigger: str, seed: int) -> KnownModel:
@@ -74,8 +81,10 @@ def triggers_of(family: str, kind: str) -> tuple[str, ...]:
     """The triggers that make a difference, in a family and a kind of models; none if there is no such model."""
     model_type, _ = FAMILIES[family]
     config_class: Any = stock_model_class(model_type).config_class
-    has_registers = "num_register_tokens" in config_class.__dataclass_fields__
-    if KINDS[kind].needs_trained_registers and not has_registers:
+    fields = config_class.__dataclass_fields__
+    if KINDS[kind].needs_trained_registers and "num_register_tokens" not in fields:
+        return ()
+    if KINDS[kind].needs_table and {"rope_theta", "rope_parameters"} & fields.keys():
         return ()
     return tuple(trigger for trigger in KINDS[kind].triggers if trigger not in _CANNOT_TELL.get(family, ()))
 
@@ -110,6 +119,24 @@ def _fixed_positions(family: str, *, seed: int, **options: Any) -> KnownModel:
 
 def _fixed_positions_and_planted(family: str, *, seed: int, **options: Any) -> KnownModel:
     return with_fixed_positions(graded_model(family, seed=seed, **options), seed=seed)
+
+
+def _table_spikes(family: str, *, seed: int, **options: Any) -> KnownModel:
+    known = graded_model(family, seed=seed, layout={3: 2}, **options)
+    return without_plant(with_table_spikes(known, seed=seed))
+
+
+def _table_spikes_and_planted(family: str, *, seed: int, **options: Any) -> KnownModel:
+    return with_table_spikes(graded_model(family, seed=seed, **options), seed=seed)
+
+
+def _needed_table_spikes(family: str, *, seed: int, **options: Any) -> KnownModel:
+    known = graded_model(family, seed=seed, layout={3: 2}, **options)
+    return without_plant(with_needed_table_spikes(known, seed=seed))
+
+
+def _attention_at_positions(family: str, *, seed: int, **options: Any) -> KnownModel:
+    return with_attention_at_positions(graded_model(family, seed=seed, layout={3: 2}, **options), seed=seed)
 
 
 def _two_populations(family: str, *, seed: int, **options: Any) -> KnownModel:
@@ -178,6 +205,10 @@ KINDS: Mapping[str, Kind] = {
     "planted and trained registers": Kind(_trained_registers_and_planted, needs_trained_registers=True),
     "fixed positions": Kind(_fixed_positions, ("bright",)),
     "planted and fixed positions": Kind(_fixed_positions_and_planted),
+    "table spikes": Kind(_table_spikes, ("bright",), needs_table=True),
+    "planted and table spikes": Kind(_table_spikes_and_planted, needs_table=True),
+    "needed table spikes": Kind(_needed_table_spikes, ("bright",), needs_table=True),
+    "attention at fixed positions": Kind(_attention_at_positions, ("bright",), needs_table=True),
     "attention": Kind(_attention, ("bright",)),
     "dense": Kind(_dense, ("bright",)),
 }

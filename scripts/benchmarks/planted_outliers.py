@@ -19,6 +19,7 @@ from benchmarks.planted_truth import (
     outlier_channel,
     own_channels,
     random_direction,
+    ranked,
     trigger_of,
     tune,
     without_plant,
@@ -52,7 +53,7 @@ def with_second_population(
     for neuron in neurons:
         wiring.write_neuron(block, neuron, reads_D=reads_D, bias=0.0, writes_D=writes_D)
     new = [RegisterNeuron(layer, *pair) for pair in zip(neurons, strengths, strict=True)]
-    known = dataclasses.replace(known, register_neurons=_ranked(*known.register_neurons, *new))
+    known = dataclasses.replace(known, register_neurons=ranked(*known.register_neurons, *new))
     tune(known, {layer: round(fraction * mlp_reads(known, layer)[..., 0].numel())})
     return known
 
@@ -76,7 +77,7 @@ def with_cascade(known: KnownModel, *, layer: int, seed: int) -> KnownModel:
             writes_D=wiring.axis(model, channel, 5.0 * known.ordinary_norm / sum(strengths)),
         )
     new = [RegisterNeuron(layer, *pair) for pair in zip(neurons, strengths, strict=True)]
-    return dataclasses.replace(known, register_neurons=_ranked(*known.register_neurons, *new))
+    return dataclasses.replace(known, register_neurons=ranked(*known.register_neurons, *new))
 
 
 @torch.no_grad()
@@ -150,7 +151,3 @@ def with_dense_outliers(known: KnownModel, *, seed: int, layer: int = 4, share: 
         pooling.in_proj_weight.chunk(3)[2][: len(content), content] = torch.eye(len(content))
     many = tuple((layer, neuron) for neuron in neurons)
     return dataclasses.replace(known, verdicts=("unresolved",), distractors=many)
-
-
-def _ranked(*neurons: RegisterNeuron) -> tuple[RegisterNeuron, ...]:
-    return tuple(sorted(neurons, key=lambda neuron: -neuron.score))

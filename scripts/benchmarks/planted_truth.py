@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ttreg_hf.measuring.position_report import Place
 from ttreg_hf.modeling.families import blocks_of_trunk, down_projection, find_mlp
 from ttreg_hf.planted import wiring
 from ttreg_hf.planted.model import planted_model, synthetic_images
@@ -35,6 +36,7 @@ class KnownModel:
         distractors: neurons `(layer, neuron)` that look like register neurons and are none.
         norm_threshold: L2 norm of a block's output between ordinary patches and outliers, at every block.
         sample: the images that the triggers were tuned on, `(B, 3, H, W)`.
+        fixed_positions: spikes of the position table, on its grid; to be taken away together with the neurons.
     """
 
     model: PreTrainedModel
@@ -43,16 +45,12 @@ class KnownModel:
     distractors: tuple[tuple[int, int], ...]
     norm_threshold: float
     sample: Tensor
+    fixed_positions: tuple[Place, ...] = ()
 
     @property
     def ordinary_norm(self) -> float:
         """The largest norm of an ordinary patch, before any distractor."""
         return self.norm_threshold / 2
-
-    @property
-    def fixed_pairs(self) -> set[tuple[int, int]]:
-        """Neurons that make outliers at fixed positions, beside the planted ones."""
-        return set(self.distractors) if self.register_neurons and "unresolved" in self.verdicts else set()
 
     @property
     def planted_pairs(self) -> set[tuple[int, int]]:
@@ -104,10 +102,11 @@ def graded_model(
 
 @torch.no_grad()
 def without_plant(known: KnownModel) -> KnownModel:
-    """The planted neurons fire no more and write nothing: no outliers, nothing to do."""
+    """The planted neurons fire no more and write nothing: no outliers but at fixed positions."""
     for neuron in known.register_neurons:
         wiring.silence_neuron(blocks_of_trunk(known.model)[neuron.layer], neuron.neuron)
-    return dataclasses.replace(known, verdicts=("clean",), register_neurons=())
+    verdicts = known.verdicts if known.fixed_positions else ("clean",)
+    return dataclasses.replace(known, verdicts=verdicts, register_neurons=())
 
 
 def mlp_reads(known: KnownModel, layer: int) -> Tensor:
@@ -166,6 +165,11 @@ def own_channels(known: KnownModel, places: range) -> list[int]:
     return channels
 
 
+def ranked(*neurons: RegisterNeuron) -> tuple[RegisterNeuron, ...]:
+    """The strongest first."""
+    return tuple(sorted(neurons, key=lambda neuron: -neuron.score))
+
+
 def trigger_of(known: KnownModel) -> Tensor:
     """The direction `(D,)` that planted neurons read; its largest entry is 1."""
     neuron = known.register_neurons[0]
@@ -193,8 +197,8 @@ def tune(known: KnownModel, counts: Mapping[int, int]) -> None:
     """Set the planted neurons' thresholds so that those of each layer fire on as many patches; strengths stay."""
     for layer, count in sorted(counts.items()):
         direction_D = trigger_of(known)
-        ranked = (mlp_reads(known, layer) @ direction_D).flatten().sort(descending=True).values
-        bound, median = float(ranked[count]), float(ranked[count // 2])
+        values = (mlp_reads(known, layer) @ direction_D).flatten().sort(descending=True).values
+        bound, median = float(values[count]), float(values[count // 2])
         up = wiring.read_projection(blocks_of_trunk(known.model)[layer])
         for neuron in (planted for planted in known.register_neurons if planted.layer == layer):
             gain = neuron.score / (median - bound)

@@ -13,6 +13,7 @@ from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
 
 LAYERS, IMAGES, PATCHES = 6, 40, 64
+GRID = (8, 8)
 KEYS = [(image, str(image)) for image in range(IMAGES)]
 
 
@@ -36,7 +37,7 @@ def _inspect(norms: Tensor, *, default_layer: int = LAYERS - 1, **fields: Any) -
     statistics, patch_norms = NormStatistics(len(norms) - 1, torch.device("cpu")), PatchNorms()
     for part in norms.split(16, dim=1):
         statistics.add(part[1:])
-        patch_norms.add(part[0], part[1:], KEYS[len(patch_norms.keys) :][: part.shape[1]])
+        patch_norms.add(part[0], part[1:], KEYS[len(patch_norms.keys) :][: part.shape[1]], GRID)
     return inspect(statistics, patch_norms, CalibrationConfig(**fields), default_layer=default_layer)
 
 
@@ -170,7 +171,7 @@ def test_crops_and_copies_of_a_photograph_are_counted_once():
     norms[4:, mask] *= 12.0
     statistics, patch_norms = NormStatistics(LAYERS, torch.device("cpu")), PatchNorms()
     statistics.add(norms[1:])
-    patch_norms.add(norms[0], norms[1:], [(image // 4, str(image)) for image in range(IMAGES)])
+    patch_norms.add(norms[0], norms[1:], [(image // 4, str(image)) for image in range(IMAGES)], GRID)
     report = inspect(statistics, patch_norms, CalibrationConfig(), default_layer=5).report
     assert (report.num_images, report.num_photographs, report.photographs_with_outliers) == (40, 10, 10)
 
@@ -181,7 +182,7 @@ def test_batches_do_not_matter(norm_threshold):
     norms[4:, mask] *= 12.0
     whole, patch_norms = NormStatistics(LAYERS, torch.device("cpu")), PatchNorms()
     whole.add(norms[1:])
-    patch_norms.add(norms[0], norms[1:], KEYS)
+    patch_norms.add(norms[0], norms[1:], KEYS, GRID)
     config = CalibrationConfig(norm_threshold=norm_threshold)
     at_once = inspect(whole, patch_norms, config, default_layer=5)
     in_parts = _inspect(norms, norm_threshold=norm_threshold)

@@ -38,7 +38,7 @@ def _measurement(
     statistics.add(torch.stack(norms)[None])
     patch_norms = PatchNorms()
     keys = [(photograph, str(image)) for image, photograph in enumerate(photographs or range(len(norms)))]
-    patch_norms.add(torch.ones_like(torch.stack(norms)), torch.stack(norms)[None], keys)
+    patch_norms.add(torch.ones_like(torch.stack(norms)), torch.stack(norms)[None], keys, (1, len(norms[0])))
     places = tuple(range(len(norms)))
     return Measurement(
         tuple(masks), tuple(norms), patch_norms, statistics, register_norm, torch.tensor(features), places
@@ -191,7 +191,7 @@ def test_content_and_fixed_positions_are_no_later_population():
     embedding_norms_BN = torch.ones(40, 50)
     norms_LBN[1, :, 3] = embedding_norms_BN[:, 5] = norms_LBN[:, :, 5] = 20.0
     patch_norms = PatchNorms()
-    patch_norms.add(embedding_norms_BN, norms_LBN, [(image, str(image)) for image in range(40)])
+    patch_norms.add(embedding_norms_BN, norms_LBN, [(image, str(image)) for image in range(40)], (5, 10))
     same = dataclasses.replace(_measurement([[1.0, 0.0]], [0]), patch_norms=patch_norms)
     assert later_outlier_fractions(same, same, OutlierRule(0, 5.0, fixed_positions=(3,))) == (0.0,)
     assert later_outlier_fractions(same, same, OutlierRule(0, 5.0)) == (pytest.approx(1 / 50),)

@@ -88,9 +88,11 @@ def inspect_norms(
     config = dataclasses.replace(config or CalibrationConfig(), top_k=1)  # so that no image is held back
     named = NamedImages.of(images, image_column)
     inputs = Inputs.open(model_or_id, named, config, processor=processor, accelerator=accelerator, run=run)
-    inspection = Stages(inputs, progress, say).inspect(most=config.num_images)
+    stages = Stages(inputs, progress, say)
+    inspection = stages.inspect(most=config.num_images)
+    positions = stages.position_report(inspection)
     say_skipped(inputs.batches.read_by_all().bad_images.values(), say)
-    return inspection.report
+    return dataclasses.replace(inspection.report, positions=positions)
 
 
 def calibrate(

@@ -19,6 +19,8 @@ from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
 from ttreg_hf.measuring.photographs import PhotographOf, own_photograph, photograph_keys
 from ttreg_hf.measuring.populations import PopulationConfig, Populations, two_populations
+from ttreg_hf.measuring.position_maps import PositionConfig, position_maps
+from ttreg_hf.measuring.position_report import PositionMap
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 
@@ -35,8 +37,7 @@ class InspectionConfig:
         block_tolerance: the family's default detection block is kept if its separation is this share of the best; a
             block counts if it shows this share of the outliers of the default one, or of any if that shows none.
         content_share: a token is content if it had this share of its excess at the embeddings' output already.
-        fixed_share: a position is fixed if this share of the images has an outlier there.
-        min_images_for_fixed: fewer images cannot tell fixed positions.
+        positions: when a position is fixed.
         begin_share: of its final excess (log of norm over median), from which on a token is on its way.
         end_share: from which on it has arrived.
         rare: share of the outliers that may begin before the first layer searched, or end after the last one.
@@ -48,8 +49,7 @@ class InspectionConfig:
     populations: PopulationConfig = field(default_factory=PopulationConfig)
     block_tolerance: float = 0.7
     content_share: float = 0.5
-    fixed_share: float = 0.8
-    min_images_for_fixed: int = 6
+    positions: PositionConfig = field(default_factory=PositionConfig)
     begin_share: float = 0.25
     end_share: float = 0.75
     rare: float = 0.01
@@ -75,7 +75,8 @@ def norms_of(
                 statistics.add(norms_LBN)
                 part, keys = keys[: norms_LBN.shape[1]], keys[norms_LBN.shape[1] :]
                 if first := len(part):
-                    patch_norms.add(recording.embedding_norms_BT[:first, layout.patches], norms_LBN[:, :first], part)
+                    embedding_norms_BN = recording.embedding_norms_BT[:first, layout.patches]
+                    patch_norms.add(embedding_norms_BN, norms_LBN[:, :first], part, recording.grid)
     statistics.merge_processes(processes)
     patch_norms.merge_processes(processes)
     return statistics, patch_norms
@@ -91,6 +92,7 @@ class Inspection:
         first_layer: first block in which one begins; `None` if there is none.
         last_layer: last block in which one arrives; `None` if there is none.
         has_hint: whether the norms look as if there were some, and more images could show it.
+        maps: by place, of each grid of which there are enough images.
     """
 
     report: NormReport
@@ -98,6 +100,7 @@ class Inspection:
     first_layer: int | None
     last_layer: int | None
     has_hint: bool = False
+    maps: tuple[PositionMap, ...] = ()
 
     @property
     def has_outliers(self) -> bool:
@@ -136,7 +139,10 @@ def inspect(
         settings: of the automatic choices.
     """
     settings = settings or InspectionConfig()
-    per_block = populations_per_block(patch_norms, settings)
+    grids = patch_norms.by_grid()
+    maps = position_maps(grids, settings.positions)
+    fixed_places = [row * each.grid[1] + column for each in maps for row, column in each.places]
+    per_block = populations_per_block(patch_norms, settings, no_content=fixed_places if len(grids) == 1 else ())
     if rule is None:
         layer = _detection_layer(config, per_block, default_layer, settings)
         rule = _rule(layer, per_block[layer], statistics, patch_norms, config, settings)
@@ -145,7 +151,7 @@ def inspect(
     above = patch_norms.above(layer, rule.norm_threshold)
     kept = patch_norms.outliers(rule)
     total, remaining = _count(above), _count(kept)
-    fixed = _count([mask_BN[:, list(rule.fixed_positions)] for mask_BN in above])
+    fixed = _count([mask_BN[:, list(rule.left_out)] for mask_BN in above])
     first, last = _begin_and_end(patch_norms, kept, layer, settings) if remaining else (None, None)
     counts = OutlierCounts(
         num_photographs=len(set(patch_norms.photographs)),
@@ -163,17 +169,28 @@ def inspect(
         content_share=(total - fixed - remaining) / max(total, 1),
     )
     has_hint = not remaining and config.norm_threshold is None and _has_hint(patch_norms, settings)
-    return Inspection(report, rule, first, last, has_hint)
+    return Inspection(report, rule, first, last, has_hint, maps)
 
 
 def populations_per_block(
-    patch_norms: PatchNorms, settings: InspectionConfig, fixed_positions: Sequence[int] = ()
+    patch_norms: PatchNorms,
+    settings: InspectionConfig,
+    fixed_positions: Sequence[int] = (),
+    no_content: Sequence[int] = (),
 ) -> list[Populations | None]:
-    """The two populations at every block, content and fixed positions apart; `None` where there is one."""
+    """The two populations at every block, content and fixed positions apart; `None` where there is one.
+
+    Args:
+        patch_norms: of some images.
+        settings: when there are two.
+        fixed_positions: patches that are left out.
+        no_content: patches that are no content, however extreme they were before the first block.
+    """
     histogram = patch_norms.histogram_without_content(
         content_share=settings.content_share,
         min_ratio=settings.populations.min_ratio,
         fixed_positions=fixed_positions,
+        no_content=no_content,
     )
     return [two_populations(counts_G, settings.populations) for counts_G in histogram.counts_LG]
 
@@ -220,9 +237,9 @@ def _rule(
     medians = patch_norms.medians()
     above = patch_norms.above(layer, found.threshold)
     fixed: tuple[int, ...] = ()
-    if patch_norms.num_images >= settings.min_images_for_fixed and len({mask.shape[1] for mask in above}) == 1:
+    if patch_norms.num_images >= settings.positions.min_images and len(patch_norms.by_grid()) == 1:
         share_N = torch.cat(above).float().mean(0)
-        fixed = tuple((share_N >= settings.fixed_share).nonzero().flatten().tolist())
+        fixed = tuple((share_N >= settings.positions.fixed_share).nonzero().flatten().tolist())
     content = Content(float(medians[0]), float(medians[layer + 1]), settings.content_share)
     return OutlierRule(layer, found.threshold, config.detect_on_prefix, fixed, content)
 

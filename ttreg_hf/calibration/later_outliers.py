@@ -3,6 +3,8 @@
 Letters: `L` blocks after the detection block.
 """
 
+from dataclasses import replace
+
 from ttreg_hf.calibration.inspection import InspectionConfig, populations_per_block
 from ttreg_hf.measuring.measurement import Measurement
 from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
@@ -26,7 +28,7 @@ def later_outlier_fractions(
         `(L,)`, 0 where the norms are one population; empty if the detection block is the last.
     """
     settings, detection = settings or InspectionConfig(), rule.detection_layer
-    found = populations_per_block(patched.patch_norms, settings, rule.fixed_positions)
+    found = populations_per_block(patched.patch_norms, settings, rule.left_out)
     base_medians, medians = base.patch_norms.medians().tolist(), patched.patch_norms.medians().tolist()
     fractions = []
     for layer in range(detection + 1, len(found)):
@@ -36,9 +38,7 @@ def later_outlier_fractions(
             continue
         least = rule.norm_threshold * base_medians[layer + 1] / base_medians[detection + 1]
         content = Content(medians[0], medians[layer + 1], settings.content_share)
-        there = OutlierRule(
-            layer, max(populations.threshold, least), fixed_positions=rule.fixed_positions, content=content
-        )
+        there = replace(rule, detection_layer=layer, norm_threshold=max(populations.threshold, least), content=content)
         large = patched.patch_norms.outliers(there)
         fractions.append(sum(int(mask.sum()) for mask in large) / sum(mask.numel() for mask in large))
     return tuple(fractions)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ttreg_hf.measuring.norms import NormReport
 
 OutputFolder = Annotated[
-    Path | None, typer.Option("--output", metavar="DIR", help="Folder for norms.json, norms.png, populations.png.")
+    Path | None, typer.Option("--output", metavar="DIR", help="Folder for norms.json and the pictures.")
 ]
 
 
@@ -46,6 +46,7 @@ def inspect(
     from ttreg_hf.calibration.calibration_run import inspect_norms
     from ttreg_hf.calibration.config import RunConfig
     from ttreg_hf.report.norm_words import in_words, next_step
+    from ttreg_hf.report.position_words import position_words
 
     with progress_bars(images.available) as progress:
         norms = inspect_norms(
@@ -62,7 +63,7 @@ def inspect(
     files = [] if output is None else _write(norms, model, output, overwrite=overwrite)
     printer.show(norm_table(norms))
     is_given = detection.norm_threshold is not None
-    for line in in_words(norms, is_given=is_given):
+    for line in [*in_words(norms, is_given=is_given), *position_words(norms.positions)]:
         printer.say(line)
     for file in files:
         printer.say(f"wrote {file}")
@@ -74,9 +75,10 @@ def inspect(
 
 
 def _write(norms: "NormReport", model: str, output: Path, *, overwrite: bool) -> list[Path]:
-    """The report as JSON, and its two pictures."""
+    """The report as JSON, and its pictures."""
     from ttreg_hf.pictures.figures import save_figure
     from ttreg_hf.pictures.norm_plots import plot_norms, plot_populations
+    from ttreg_hf.pictures.position_plots import plot_positions
     from ttreg_hf.writing import whole_directory
 
     with whole_directory(output, overwrite=overwrite) as folder:
@@ -84,6 +86,8 @@ def _write(norms: "NormReport", model: str, output: Path, *, overwrite: bool) ->
         (folder / "norms.json").write_text(f"{text}\n", encoding="utf-8")
         save_figure(plot_norms(norms), folder / "norms.png")
         save_figure(plot_populations(norms), folder / "populations.png")
+        if norms.positions is not None and norms.positions.maps:
+            save_figure(plot_positions(norms.positions), folder / "positions.png")
     return sorted(output.glob("[!.]*"))
 
 

@@ -120,7 +120,7 @@ def measure(
             assert recording.feature_BD is not None  # all blocks ran
             norms_LBN = recording.norms_LBT[:, :, layout.patches]
             statistics.add(norms_LBN)
-            patch_norms.add(recording.embedding_norms_BT[:, layout.patches], norms_LBN, keys)
+            patch_norms.add(recording.embedding_norms_BT[:, layout.patches], norms_LBN, keys, recording.grid)
             seen += places
             outliers += rule.outliers(recording, layout, rule.detection_layer)[:, layout.patches].cpu()
             norms += norms_LBN[rule.detection_layer].cpu()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.position_report import PositionReport
 
 BINS_PER_OCTAVE = 64  # a bin is 1.1 % wide
 LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
@@ -121,6 +122,7 @@ class NormReport:
             they are one.
         fixed_position_share: of the patches above the threshold, those at places that are above it in every image.
         content_share: of the patches above the threshold, those that were as extreme at the embeddings' output.
+        positions: patches that stand out at the same places in every image, by stage, and their source.
     """
 
     num_images: int
@@ -139,6 +141,7 @@ class NormReport:
     separation: tuple[float, ...] = ()
     fixed_position_share: float = 0.0
     content_share: float = 0.0
+    positions: PositionReport | None = None
 
     @property
     def photographs_with_outliers(self) -> int:

@@ -22,21 +22,25 @@ class PatchNorms:
 
     def __init__(self) -> None:
         self._norms: list[Tensor] = []
+        self._grids: list[tuple[int, int]] = []
         self.keys: list[Key] = []
 
-    def add(self, embedding_norms_BN: Tensor, norms_LBN: Tensor, keys: Sequence[Key]) -> None:
-        """Take in a batch; `keys` tell which photographs it is of."""
+    def add(self, embedding_norms_BN: Tensor, norms_LBN: Tensor, keys: Sequence[Key], grid: tuple[int, int]) -> None:
+        """Take in a batch of images of one grid (height and width in patches); `keys` tell their photographs."""
         self._norms.append(torch.cat([embedding_norms_BN[None], norms_LBN]).cpu())
+        self._grids.append(grid)
         self.keys += keys
 
     def join(self, other: "PatchNorms") -> None:
         """Take in what another part of the images gave."""
         self._norms += other._norms
+        self._grids += other._grids
         self.keys += other.keys
 
     def merge_processes(self, processes: Processes) -> None:
         """Take in what all other processes saw."""
         self._norms = processes.collect(self._norms)
+        self._grids = processes.collect(self._grids)
         self.keys = processes.collect(self.keys)
 
     @property
@@ -53,12 +57,24 @@ class PatchNorms:
     def num_images(self) -> int:
         return sum(norms.shape[1] for norms in self._norms)
 
+    def by_grid(self) -> dict[tuple[int, int], Tensor]:
+        """For each grid, norms of its images' patches, `(L + 1, B, N)`, the embeddings' first."""
+        return {
+            grid: torch.cat([norms for norms, own in zip(self._norms, self._grids, strict=True) if own == grid], dim=1)
+            for grid in dict.fromkeys(self._grids)
+        }
+
     def medians(self) -> Tensor:
         """`(L + 1,)`, the embeddings' first."""
         return torch.cat([norms.flatten(1) for norms in self._norms], dim=1).median(1).values
 
     def histogram_without_content(
-        self, *, content_share: float, min_ratio: float, fixed_positions: Sequence[int] = ()
+        self,
+        *,
+        content_share: float,
+        min_ratio: float,
+        fixed_positions: Sequence[int] = (),
+        no_content: Sequence[int] = (),
     ) -> LogHistogram:
         """Norms per block; a patch with a large norm that is content is counted as an ordinary one.
 
@@ -66,6 +82,7 @@ class PatchNorms:
             content_share: as in `Content`.
             min_ratio: of a norm to the median, from which on it is large.
             fixed_positions: patches that are counted as ordinary ones too.
+            no_content: patches that are none, however extreme: they are so in every image.
         """
         medians = self.medians()
         histogram = LogHistogram(len(medians) - 1, torch.device("cpu"))
@@ -74,6 +91,7 @@ class PatchNorms:
                 content = Content(float(medians[0]), float(median), content_share)
                 is_large = norms[layer + 1] > min_ratio * median
                 is_left_out = is_large & content.is_content(norms[0], norms[layer + 1])
+                is_left_out[:, list(no_content)] = False
                 is_left_out[:, list(fixed_positions)] = True
                 values = torch.where(is_left_out, median, norms[layer + 1])
                 histogram.add_to(layer, values.flatten())

@@ -31,6 +31,7 @@ class Recording:
         norms_LBT: L2 norm over channels of the raw output of each block asked for, float32.
         acts_by_layer: inputs of the down projection of the recorded layers, `(B, T, F)`, in the model's dtype.
         embedding_norms_BT: L2 norm over channels of what the first block reads, float32.
+        grid: height and width of the images, in patches.
         states: `(state, layer)` -> `(B, T, D)` float32: the attention's keys, queries or values, all heads, or the
             block's raw output (`"out"`).
         attentions: layer -> `(B, T, T)`, attention weights, mean over heads.
@@ -41,6 +42,7 @@ class Recording:
     norms_LBT: Tensor
     acts_by_layer: dict[int, Tensor]
     embedding_norms_BT: Tensor
+    grid: tuple[int, int]
     states: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     attentions: dict[int, Tensor] = field(default_factory=dict)
     feature_BD: Tensor | None = None
@@ -49,10 +51,8 @@ class Recording:
     def of(self, images: slice) -> "Recording":
         """The same of some of the images."""
         parts = {each.name: getattr(self, each.name) for each in fields(self)}
-        parts["norms_LBT"] = self.norms_LBT[:, images]
-        return Recording(
-            **{name: part if name == "norms_LBT" else _rows(part, images) for name, part in parts.items()}
-        )
+        whole = {"norms_LBT": self.norms_LBT[:, images], "grid": self.grid}
+        return Recording(**{name: _rows(part, images) for name, part in parts.items() if name not in whole}, **whole)
 
 
 def _rows(part: Any, images: slice) -> Any:
@@ -149,6 +149,7 @@ class Recorder:
             ),
             acts_by_layer={layer: recorded["acts", layer] for layer in self._layers},
             embedding_norms_BT=recorded["embeddings", None],
+            grid=tower.grid(pixel_values),
             states={state: recorded[state] for state in self._states},
             attentions={layer: recorded["attention", layer] for layer in self._attention_layers},
             **ends,

@@ -191,13 +191,17 @@ class VisionTower:
             inputs["interpolate_pos_encoding"] = True
         return inputs
 
+    def grid(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Height and width of images `(B, C, H, W)`, in patches."""
+        height, width = self.base_layout.patch_size
+        return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+
     def _warn_if_far(self, pixels: Tensor) -> None:
         """Say once that images have over twice, or under half, the patches that the neurons were found with."""
         if not (isinstance(self.model, TTRegModelMixin) and self.model.registers.active):
             return
         calibrated = self.model.registers.config.calibrated_patches
-        sides = zip(pixels.shape[-2:], self.base_layout.patch_size, strict=True)
-        patches = math.prod(length // patch for length, patch in sides)
+        patches = math.prod(self.grid(pixels))
         if calibrated and not calibrated <= 2 * patches <= 4 * calibrated:
             _logger.warning_once(
                 f"The register neurons of this model were found on images of {calibrated} patches. With more than "

@@ -191,6 +191,26 @@ def write_attention_to_like(
     output_projection(attention).weight[:, 0] = writes_D
 
 
+def write_copied(block: nn.Module, *, asks_D: Tensor, reads_D: Tensor, zero: float, writes_D: Tensor) -> None:
+    """Head 1 of all tokens attends to those with 1 or more of `asks . x`, and adds what they hold to each token.
+
+    Args:
+        block: whose attention is wired.
+        asks_D: direction in the attention's input; ordinary tokens have next to nothing of it.
+        reads_D: direction of what is read at those tokens.
+        zero: of that, what counts as nothing.
+        writes_D: what a token gets for each 1 above that.
+    """
+    attention = find_attention(block)
+    start = attention.head_dim
+    _empty_head(attention, start)
+    still = start + attention.head_dim // 4 - 1  # RoPE turns this dimension least
+    attention.q_proj.bias[still] = math.sqrt(attention.head_dim)
+    attention.k_proj.weight[still] = _CLOSE_TO_ONE * asks_D
+    attention.v_proj.weight[start], attention.v_proj.bias[start] = reads_D, -zero
+    output_projection(attention).weight[:, start] = writes_D
+
+
 def write_rotary_marks(
     block: nn.Module, *, from_channel: int, prefix_value: float, to_channel: int, length: float
 ) -> None:

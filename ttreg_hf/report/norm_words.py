@@ -18,10 +18,7 @@ def in_words(norms: NormReport, *, is_given: bool) -> list[str]:
         origin = "as given" if is_given else "between two populations of norms"
         lines.append(f"threshold {norms.norm_threshold:.1f} at block {block} ({origin})")
     if norms.fixed_position_share:
-        lines.append(
-            f"{norms.fixed_position_share:.0%} of what exceeds it is at the same places in every image: another "
-            "mechanism, which moving neurons does not treat."
-        )
+        lines.append(f"{norms.fixed_position_share:.0%} of what exceeds it is at the same places in every image.")
     if norms.content_share:
         lines.append(f"{norms.content_share:.0%} of what exceeds it was as extreme before the first block: content.")
     largest = f"the largest norm is {norms.largest_ratio:.1f} times the median"
@@ -49,7 +46,7 @@ def in_words(norms: NormReport, *, is_given: bool) -> list[str]:
 
 def next_step(norms: NormReport, model: str) -> str:
     """What to do now; `model` as it was named on the command line."""
-    if norms.shows_outliers:
+    if norms.shows_outliers or norms.fixed_position_share:
         return f"ttreg calibrate {model} --output CALIBRATION"
     if norms.num_photographs < MIN_CLEAN:
         return f"look at {MIN_CLEAN} photographs or more (`--dataset`, `--num-images`): so few may miss outliers."
