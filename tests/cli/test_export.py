@@ -37,7 +37,7 @@ def test_int8_says_what_it_was_scaled_by(checkpoint, pictures, tmp_path):
     ended = succeed(
         "export", checkpoint, "--output", tmp_path / "onnx", "--int8", "--dataset", pictures, "--num-images", 9
     )
-    assert f"scales, images: {pictures} (9)" in ended.out
+    assert f"measured on images: {pictures} (9)" in ended.out
     assert "as onnx, int8, beside torch on 7 photographs" in ended.out
 
 

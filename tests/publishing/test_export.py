@@ -13,14 +13,16 @@ from transformers import BitImageProcessorPil
 import ttreg_hf.publishing.export as export_module
 import ttreg_hf.publishing.export_program as export_program
 from ttreg_hf import add_test_time_registers, modeling
+from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.images.photographs import load_photographs
 from ttreg_hf.images.scenes import draw_scenes
 from ttreg_hf.known import packages
 from ttreg_hf.publishing import export_format
-from ttreg_hf.publishing.export import ParityError, export_model
+from ttreg_hf.publishing.export import Folding, FoldingError, ParityError, export_model
 from ttreg_hf.publishing.export_format import FORMATS, has_exporters
 from ttreg_hf.publishing.export_parity import parity
 from ttreg_hf.publishing.export_program import open_program
+from ttreg_hf.publishing.folded_neurons import fold_neurons
 from ttreg_hf.publishing.named_outputs import named_outputs
 from ttreg_hf.publishing.output_check import TOLERANCE
 
@@ -170,3 +172,65 @@ def test_what_cannot_be_exported_is_refused_with_the_remedy(patched, tmp_path, m
         with pytest.raises(ImportError, match=rf"missing here: {missing}\. Install them with `pip install {missing}`"):
             export_model(patched, tmp_path / "p", export_format=name, processor=PROCESSOR)
     assert list(tmp_path.iterdir()) == []
+
+
+# folding
+
+
+@pytest.fixture(scope="module")
+def scenes_with_outliers():
+    return [*load_photographs(), *draw_scenes(41)]
+
+
+def zeroed(scenes, *, outlier_fraction=0.05):
+    """A planted model whose neurons go nowhere, and the truth about it."""
+    from ttreg_hf.planted import planted_model
+
+    pixels = PROCESSOR(images=scenes, return_tensors="pt")["pixel_values"]
+    known = planted_model(trigger="low_information", images=pixels, outlier_fraction=outlier_fraction)
+    return known, add_test_time_registers(known.model, known.register_neurons, shift_scale=0.0)
+
+
+def test_folded_neurons_are_gone_on_every_token_and_nothing_is_shifted(scenes_with_outliers):
+    _, model = zeroed(scenes_with_outliers)
+    folded = fold_neurons(model)
+    pixels = photographs(3)
+
+    def zero(module, args):
+        acts = args[0].clone()
+        acts[..., [neuron for _, neuron in model.config.register_neurons]] = 0
+        return (acts,)
+
+    (layer,) = {layer for layer, _ in model.config.register_neurons}
+    with torch.no_grad():
+        found = folded(pixels).last_hidden_state
+        handle = model.encoder.layer[layer].mlp.fc2.register_forward_pre_hook(zero)
+        expected = model(pixels).last_hidden_state
+        handle.remove()
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert "NeuronShift" in str(model)
+    assert "NeuronShift" not in str(folded)
+    before = model.state_dict()
+    changed = [name for name, value in folded.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed == [f"encoder.layer.{layer}.mlp.fc2.weight"]
+
+
+def test_a_folded_program_is_measured_and_keeps_the_bounds(scenes_with_outliers, tmp_path):
+    _, model = zeroed(scenes_with_outliers)
+    wide = GateConfig(max_drift=0.5)
+    exported = export_model(
+        model, tmp_path / "program", processor=PROCESSOR, fold=Folding(scenes_with_outliers, gate=wide)
+    )
+    assert [check.name.split()[0] for check in exported.folding] == ["outliers", "drift", "drift"]
+    assert all(check.passed for check in exported.folding)
+    strict = GateConfig(max_drift=1e-9)
+    with pytest.raises(FoldingError, match=r"drift of the pooled feature .* \(allowed 1e-09\).*Nothing was written"):
+        export_model(model, tmp_path / "other", processor=PROCESSOR, fold=Folding(scenes_with_outliers, gate=strict))
+    with pytest.raises(FoldingError, match="photographs with outliers or more, got"):
+        export_model(model, tmp_path / "other", processor=PROCESSOR, fold=Folding(scenes_with_outliers[:4], gate=wide))
+    assert not (tmp_path / "other").exists()
+
+
+def test_neurons_that_go_to_a_register_are_not_folded(patched):
+    with pytest.raises(ValueError, match="moves it to a register through the same weights"):
+        fold_neurons(patched)

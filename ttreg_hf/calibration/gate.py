@@ -17,6 +17,7 @@ from ttreg_hf.measuring.intervals import interval_of_mean, interval_of_ratio
 
 Bounds = tuple[float, float]
 _CARRIES = "Try a later `--first-layer` or a smaller `--top-k`: some of these neurons carry features."
+_FEATURES = ("the pooled feature", "ordinary patches")
 _NO_BETTER = "Zeroing these neurons costs hardly more than moving them: nothing is gained by a register for them."
 
 
@@ -122,7 +123,7 @@ def gate_checks(
         gate: the bounds.
     """
     return (
-        _outlier_check(found, gate),
+        outlier_check(found, gate),
         *_drift_checks(moved, zeroed, gate),
         _random_check(found.outlier_ratio, controls, gate),
         *_later_checks(found, later_fractions, gate),
@@ -136,16 +137,27 @@ def _drift_checks(moved: FeatureDrift, zeroed: FeatureDrift, gate: GateConfig) -
     The second one counts where zeroing's drift exceeds the first bound.
     """
     checks = []
-    for what, moved_U, zeroed_U in (
-        ("the pooled feature", moved.pooled_U, zeroed.pooled_U),
-        ("ordinary patches", moved.patches_U, zeroed.patches_U),
+    for what, absolute, moved_U, zeroed_U in zip(
+        _FEATURES, absolute_drift_checks(moved, gate), _values(moved), _values(zeroed), strict=True
     ):
-        name = f"drift of {what} (1 - mean cosine to the base model)"
-        interval = interval_of_mean(moved_U)
-        checks.append(GateCheck(name, float(moved_U.mean()), gate.max_drift, _CARRIES, interval, by_upper_end=True))
+        checks.append(absolute)
         if not float(zeroed_U.mean()) <= gate.max_drift:
             checks.append(_check_of_zeroing(what, moved_U, zeroed_U, gate))
     return tuple(checks)
+
+
+def absolute_drift_checks(moved: FeatureDrift, gate: GateConfig) -> tuple[GateCheck, ...]:
+    """Of the pooled feature and of ordinary patches, whatever zeroing costs."""
+    checks = []
+    for what, moved_U in zip(_FEATURES, _values(moved), strict=True):
+        name = f"drift of {what} (1 - mean cosine to the base model)"
+        interval = interval_of_mean(moved_U)
+        checks.append(GateCheck(name, float(moved_U.mean()), gate.max_drift, _CARRIES, interval, by_upper_end=True))
+    return tuple(checks)
+
+
+def _values(drift: FeatureDrift) -> tuple[Tensor, Tensor]:
+    return drift.pooled_U, drift.patches_U
 
 
 def _check_of_zeroing(what: str, moved_U: Tensor, zeroed_U: Tensor, gate: GateConfig) -> GateCheck:
@@ -159,7 +171,8 @@ def _check_of_zeroing(what: str, moved_U: Tensor, zeroed_U: Tensor, gate: GateCo
     )
 
 
-def _outlier_check(found: Comparison, gate: GateConfig) -> GateCheck:
+def outlier_check(found: Comparison, gate: GateConfig) -> GateCheck:
+    """That outliers go."""
     return GateCheck(
         "outliers after / before",
         found.outlier_ratio,

@@ -9,16 +9,20 @@ from transformers import PreTrainedModel
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import say_skipped
+from ttreg_hf.calibration.comparison import compare
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
+from ttreg_hf.calibration.gate import GateCheck, absolute_drift_checks, outlier_check
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.stages import Stages
 from ttreg_hf.calibration.verdict import CLEAN, MIN_CLEAN, UNRESOLVED, headline, too_few_for_clean
 from ttreg_hf.calibration.verification import Verification, verify
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
+from ttreg_hf.measuring.feature_drift import Seen, feature_drifts
 from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.perturbations import PixelScale
+from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -94,26 +98,18 @@ def verify_patched(
     Raises:
         ValueError: a model that is not patched or has no neurons, or no readable images.
     """
-    if not isinstance(model, TTRegModelMixin) or not model.registers.active:
-        raise ValueError(
-            f"Only a patched model with register neurons can be verified, got {type(model).__name__} without. Patch "
-            "it with `ttreg apply MODEL --output CKPT`."
-        )
-    config = dataclasses.replace(config or CalibrationConfig(), top_k=len(model.config.register_neurons))
-    inputs = Inputs.open(
-        add_test_time_registers(model, []),  # without neurons it is the base model, bit for bit
+    config = config or CalibrationConfig()
+    intervention = base_of_patched(
+        model,
         NamedImages.of(images, image_column),
-        config,
+        calibration=calibration,
+        config=config,
         processor=processor,
         run=run,
+        progress=progress,
+        say=say,
     )
-    stages, batches = Stages(inputs, progress, say), inputs.batches
-    rule = _rule(stages, calibration)
-    options = {name: getattr(model.config, name) for name in _OPTIONS}
-    shown = progress("verify", batches, batches.num_images)
-    intervention = Intervention(inputs.tower, shown, rule, stages.limit, options, inputs.photograph_of)
-    say_skipped(batches.read_by_all().bad_images.values(), say)
-    verification = None
+    rule, verification = intervention.rule, None
     if intervention.has_outliers:
         neurons = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in model.config.register_neurons]
         verification = verify(
@@ -127,6 +123,52 @@ def verify_patched(
         )
     count = intervention.before.num_photographs
     return CheckpointVerification(count, rule.detection_layer, rule.norm_threshold, verification)
+
+
+def base_of_patched(
+    model: PreTrainedModel,
+    images: NamedImages,
+    *,
+    calibration: CalibrationResult | None,
+    config: CalibrationConfig,
+    processor: Any,
+    run: RunConfig | None = None,
+    progress: Progress = silent,
+    say: Say = say_nothing,
+) -> Intervention:
+    """A patched model's own base model on some images, and any twin beside it; arguments as in `verify_patched`.
+
+    Raises:
+        ValueError: a model that is not patched or has no neurons, or no readable images.
+    """
+    if not isinstance(model, TTRegModelMixin) or not model.registers.active:
+        raise ValueError(
+            f"Only a patched model with register neurons can be verified, got {type(model).__name__} without. Patch "
+            "it with `ttreg apply MODEL --output CKPT`."
+        )
+    inputs = Inputs.open(
+        add_test_time_registers(model, []),  # without neurons it is the base model, bit for bit
+        images,
+        dataclasses.replace(config, top_k=len(model.config.register_neurons)),
+        processor=processor,
+        run=run,
+    )
+    stages, batches = Stages(inputs, progress, say), inputs.batches
+    rule = _rule(stages, calibration)
+    options = {name: getattr(model.config, name) for name in _OPTIONS}
+    shown = progress("verify", batches, batches.num_images)
+    intervention = Intervention(inputs.tower, shown, rule, stages.limit, options, inputs.photograph_of)
+    say_skipped(batches.read_by_all().bad_images.values(), say)
+    return intervention
+
+
+def twin_checks(intervention: Intervention, twin: PreTrainedModel, gate: GateConfig) -> tuple[GateCheck, ...]:
+    """The absolute conditions of the gate for any twin of a base model: outliers, drift of features and of patches."""
+    tower = VisionTower.to_measure(twin)
+    found = compare(intervention.before, intervention.measure(tower))
+    seen = {"twin": Seen(tower)}
+    drifts = feature_drifts(intervention.tower, seen, intervention.batches, intervention.before, intervention.limit)
+    return (outlier_check(found, gate), *absolute_drift_checks(drifts["twin"], gate))
 
 
 def _rule(stages: Stages, calibration: CalibrationResult | None) -> OutlierRule:

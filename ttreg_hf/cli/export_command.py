@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttreg_hf.cli import options
-from ttreg_hf.cli.inputs import model_source, open_images, open_model
+from ttreg_hf.cli.inputs import calibration_of, model_source, open_images, open_model
 from ttreg_hf.cli.printer import Printer, is_first_rank, say_working
 
 if TYPE_CHECKING:
@@ -36,6 +36,12 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Weights and activations in int8; scales are measured on --dataset.")
     ] = False,
+    fold: Annotated[
+        bool,
+        typer.Option(
+            "--fold", help="Write the zeros of neurons that go nowhere into the weights, if --dataset shows no harm."
+        ),
+    ] = False,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     token: options.Token = None,
@@ -47,9 +53,11 @@ def export(
     The program is float32, or int8 with `--int8`, for the CPU and batches of any size. On the bundled photographs it
     must give what torch gives, or nothing is written. `--num-images`: 64 by default.
     """
-    if int8 != (image_options.dataset is not None):
-        raise typer.BadParameter("go together: scales of int8 are measured on images.", param_hint="--int8, --dataset")
-    from ttreg_hf.publishing.export import export_model
+    if (int8 or fold) != (image_options.dataset is not None):
+        raise typer.BadParameter(
+            "go together: scales of int8 and folding are measured on images.", param_hint="--dataset, --int8 or --fold"
+        )
+    from ttreg_hf.publishing.export import Folding, export_model
     from ttreg_hf.publishing.export_format import format_called
     from ttreg_hf.writing import check_output
 
@@ -59,9 +67,9 @@ def export(
     format_called(export_format.value).check(int8=int8)
     check_output(output, overwrite=overwrite)
     num_images, images = image_options.num_images or _NUM_IMAGES, None
-    if int8:
+    if int8 or fold:
         images = open_images(image_options, token=token, model=checkpoint, num_images=num_images)
-        images.describe(printer, num_images, where="scales, ")
+        images.describe(printer, num_images, where="measured on ")
     how = options.ModelOptions(revision, trust_remote_code, token, device="cpu", dtype=options.Dtype.float32)
     loaded, processor = open_model(model_source(checkpoint, how))
     say_working(f"exporting to {export_format.value} ...")
@@ -71,7 +79,8 @@ def export(
             output,
             export_format=export_format.value,
             processor=processor,
-            calibration_images=None if images is None else images.named,
+            calibration_images=images.named if images is not None and int8 else None,
+            fold=None if images is None or not fold else Folding(images.named, calibration_of(checkpoint, None)),
             num_images=num_images,
             overwrite=overwrite,
         )
@@ -94,6 +103,8 @@ def _print(printer: Printer, exported: "Export") -> None:
         f"{exported.part} as {exported.export_format}{', int8' * found.int8}, beside torch on {found.num_images} "
         "photographs: differences are shares of the output's largest and mean value, 1 - cosine is the worst image's"
     )
+    for check in exported.folding:
+        printer.say(f"folded: {check.name} {check.judged:.3g}, allowed {check.bound:.3g}")
     printer.say(f"size: {exported.size / 1e6:.1f} MB, weights in float32 {exported.model_size / 1e6:.1f} MB")
     printer.say(
         f"one image: {1000 * found.seconds:.1f} ms, torch {1000 * found.torch_seconds:.1f} ms, ratio "
