@@ -9,7 +9,7 @@ import typer
 
 from ttreg_hf.cli import options
 from ttreg_hf.cli.evaluate_options import DATA_PANEL, BoxFormat, DataOptions, TaskName, TaskOptions
-from ttreg_hf.cli.inputs import calibration_of, model_source, open_model
+from ttreg_hf.cli.inputs import calibration_of, model_source, open_model, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank, say_working
 from ttreg_hf.cli.progress import progress_bars
 
@@ -63,8 +63,8 @@ def evaluate(
     printer = Printer(json)
     check_packages()
     kind = TASKS[task.value]
-    known = calibration_of(model, calibration)
-    chosen, config = _task(kind, task_options, known), _config(data_options, seed)
+    neurons = None if calibration is None else read_calibration(calibration)
+    chosen, config = _task(kind, task_options, neurons), _config(data_options, seed)
     _check_splits(kind, data_options.split, data_options.train_split)
     _check_columns(chosen, data_options)
     token = model_options.token
@@ -73,10 +73,11 @@ def evaluate(
     find = functools.partial(find_labelled, dataset, config=data_options.config, token=token)
     data, source = find(split=data_options.split)
     train = find(split=data_options.train_split)[0] if kind.learns else None
-    neurons = None if calibration is None else known
 
     processes = Processes.launched(model_options.device)
-    loaded, processor = open_model(model_source(model, model_options, device=processes.device))
+    model_at = model_source(model, model_options, device=processes.device)
+    loaded, processor = open_model(model_at)
+    chosen = _task(kind, task_options, neurons or calibration_of(loaded, model_at))
     trained = None
     if trained_registers is not None:
         others = dataclasses.replace(model_options, revision=None)

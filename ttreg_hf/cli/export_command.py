@@ -71,7 +71,8 @@ def export(
         images = open_images(image_options, token=token, model=checkpoint, num_images=num_images)
         images.describe(printer, num_images, where="measured on ")
     how = options.ModelOptions(revision, trust_remote_code, token, device="cpu", dtype=options.Dtype.float32)
-    loaded, processor = open_model(model_source(checkpoint, how))
+    source = model_source(checkpoint, how)
+    loaded, processor = open_model(source)
     say_working(f"exporting to {export_format.value} ...")
     with contextlib.redirect_stdout(sys.stderr):  # exporters tell how far they are
         exported = export_model(
@@ -80,7 +81,7 @@ def export(
             export_format=export_format.value,
             processor=processor,
             calibration_images=images.named if images is not None and int8 else None,
-            fold=None if images is None or not fold else Folding(images.named, calibration_of(checkpoint, None)),
+            fold=None if images is None or not fold else Folding(images.named, calibration_of(loaded, source)),
             num_images=num_images,
             overwrite=overwrite,
         )

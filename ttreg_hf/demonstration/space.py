@@ -130,7 +130,8 @@ def _with_published(space: Space, target: Target, token: str | bool | None) -> M
     replaced = sorted(set(target.files) & set(space.files))
     if replaced and (present is None or not is_generated(present)):
         raise ValueError(
-            f"A Space is updated if `ttreg demo` made it, but {replaced[0]} of {target.repo_id} is not from it. {another}"
+            f"A Space is updated if `ttreg demo` made it, but {replaced[0]} of {target.repo_id} is not from it. "
+            f"{another}"
         )
     return space.card if present is None else merged_card(space.card, present)
 
