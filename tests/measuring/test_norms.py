@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from norm_reports import assert_equal_reports
 
 from ttreg_hf.measuring.norms import NormReport, NormStatistics, OutlierCounts, norm_report, paper_threshold
 
@@ -95,14 +96,14 @@ def test_merging_parts_in_any_order_equals_one_pass(sizes, reverse):
     merged = NormStatistics(3, CPU)
     for part in reversed(parts) if reverse else parts:
         merged.merge(_statistics(part))
-    _assert_equal_reports(norm_report(merged, 1, 200.0, NONE), _report(_norms()))
+    assert_equal_reports(norm_report(merged, 1, 200.0, NONE), _report(_norms()), rel=1e-9)
 
 
 def test_batch_size_does_not_matter():
     batched = NormStatistics(3, CPU)
     for part in _norms().split(7, dim=1):
         batched.add(part)
-    _assert_equal_reports(norm_report(batched, 1, 200.0, NONE), _report(_norms()))
+    assert_equal_reports(norm_report(batched, 1, 200.0, NONE), _report(_norms()), rel=1e-9)
 
 
 def test_images_of_other_sizes_count_by_their_patches():
@@ -110,8 +111,3 @@ def test_images_of_other_sizes_count_by_their_patches():
     statistics = _statistics(torch.full((1, 1, 1), 1.0))
     statistics.add(torch.full((1, 1, 3), 5.0))
     assert norm_report(statistics, 0, 100.0, NONE).mean == (4.0,)
-
-
-def _assert_equal_reports(one: NormReport, other: NormReport) -> None:
-    for name in NormReport.__dataclass_fields__:
-        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-9), name
