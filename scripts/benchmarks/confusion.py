@@ -148,9 +148,7 @@ def judge(known: KnownModel, cell: Cell, *, num_images: int) -> Outcome:
     found = {(neuron.layer, neuron.neuron) for neuron in result.register_neurons}
     threshold = min(max(result.config.norm_threshold or 0.0, known.norm_threshold), 1.5 * known.norm_threshold)
     seen_as = dataclasses.replace(known, norm_threshold=threshold)  # a pruned set may leave what is just below its own
-    effect = effect_of(
-        seen_as, found, synthetic_images(num_images, seed=30_000 + cell.seed), fixed_positions=known.fixed_positions
-    )
+    effect = effect_of(seen_as, found, synthetic_images(num_images, seed=30_000 + cell.seed))
     missing, extra = sorted(known.planted_pairs - found), sorted(found - known.planted_pairs)
     return Outcome(
         **asdict(cell),
