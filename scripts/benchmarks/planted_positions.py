@@ -115,8 +115,9 @@ def with_fixed_positions(known: KnownModel, *, seed: int) -> KnownModel:
     marked, writes, lone = own_channels(known, range(5, 8))
     if planted_layers:
         wiring.read_like(model, writes, outlier_channel(known))
-    table = wiring.position_table(model)
+    table = position_table(model)
     if table is not None:
+        table = table.flatten(0, 1)  # (h, w, D) -> (N, D), the same memory
         random = torch.Generator().manual_seed(5000 + seed)
         table[torch.randperm(len(table), generator=random)[: 1 + seed % 3], marked] = 0.3 * known.ordinary_norm
     else:

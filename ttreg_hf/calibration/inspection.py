@@ -151,7 +151,7 @@ def inspect(
     above = patch_norms.above(layer, rule.norm_threshold)
     kept = patch_norms.outliers(rule)
     total, remaining = _count(above), _count(kept)
-    fixed = _count([mask_BN[:, list(rule.left_out)] for mask_BN in above])
+    fixed = _count([mask_BN[:, list(rule.fixed_positions)] for mask_BN in above])
     first, last = _begin_and_end(patch_norms, kept, layer, settings) if remaining else (None, None)
     counts = OutlierCounts(
         num_photographs=len(set(patch_norms.photographs)),

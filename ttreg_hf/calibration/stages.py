@@ -29,10 +29,8 @@ from ttreg_hf.measuring.norms import NormStatistics
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
 from ttreg_hf.measuring.perturbations import PixelScale
-from ttreg_hf.measuring.position_maps import PositionConfig, table_report
 from ttreg_hf.measuring.position_report import PositionReport
 from ttreg_hf.measuring.position_source import position_report
-from ttreg_hf.measuring.position_table import position_table
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -149,12 +147,10 @@ class Stages:
 
     def position_report(self, inspection: Inspection) -> PositionReport:
         """Patches that stand out at the same places, and what makes them; a few images are looked at again for it."""
-        table = position_table(self.tower.trunk)
-        found = None if table is None else table_report(table, PositionConfig())
         grid = inspection.maps[0].grid if inspection.maps else None
         few = self.batches.on_every_process().without_workers().first(_TO_FIND_SOURCE)
         images = (batch.pixel_values for batch in few if self.tower.grid(batch.pixel_values) == grid)
-        return self.processes.share(position_report(self.tower, inspection.maps, found, images))
+        return self.processes.share(position_report(self.tower, inspection.maps, images))
 
     def looks(self, inspection: Inspection) -> tuple[Look, ...]:
         """What was seen at the images' size; where that is clean, also what is seen at the size of the training."""

@@ -128,9 +128,8 @@ def _smoothed(layer: nn.Linear, found: LayerRange) -> nn.Module:
     Source: Xiao et al. 2023 (arXiv 2211.10438), with alpha 0.5.
     """
     weights_C = layer.weight.detach().float().abs().amax(0)
-    smoothing_C = (found.channels_C.clamp_min(1e-5) ** _ALPHA / weights_C.clamp_min(1e-5) ** (1 - _ALPHA)).clamp_min(
-        1e-5
-    )
+    spread_C = found.channels_C.clamp_min(_TINY) ** _ALPHA / weights_C.clamp_min(_TINY) ** (1 - _ALPHA)
+    smoothing_C = spread_C.clamp_min(_TINY)
     largest = (found.channels_C / smoothing_C).max()
     return RoundedLinear(layer, int8_static(largest), int8_per_output, smoothing_C)
 

@@ -4,7 +4,6 @@ Letters: `B` images, `T` tokens, `C` inputs of a linear layer, `M` linear layers
 """
 
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.measuring.batch_limit import BatchLimit
+from ttreg_hf.measuring.hooks import Hooks
 from ttreg_hf.measuring.norms import LogHistogram
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
@@ -30,7 +30,7 @@ def linear_layers(tower: VisionTower) -> dict[str, nn.Linear]:
     }
 
 
-class LinearRanges:
+class LinearRanges(Hooks):
     """`with LinearRanges(tower) as ranges: ranges.add(batch)`; absolute values, everything on the tower's device.
 
     Args:
@@ -39,6 +39,7 @@ class LinearRanges:
     """
 
     def __init__(self, tower: VisionTower, limit: BatchLimit | None = None) -> None:
+        super().__init__()
         self.tower, self._limit = tower, limit or BatchLimit()
         self._layers = linear_layers(tower)
         self.names = tuple(self._layers)
@@ -49,19 +50,11 @@ class LinearRanges:
         self.output_max_M = torch.zeros(len(self.names), device=device)
         self._inputs = LogHistogram(len(self.names), device)
         self._of_images: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of the batch that goes through, by layer
-        self._handles: list[Any] = []
 
     def __enter__(self) -> "LinearRanges":
         for place, (name, layer) in enumerate(self._layers.items()):
             self._handles.append(layer.register_forward_hook(self._recording(place, name)))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
     @property
     def input_max_M(self) -> Tensor:

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttreg_hf.measuring.position_maps import PositionConfig, table_report
 from ttreg_hf.measuring.position_report import (
     TABLE,
     FixedPosition,
     PositionMap,
     PositionReport,
     PositionSource,
-    TableReport,
     stage_name,
 )
+from ttreg_hf.measuring.position_table import position_table
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 
@@ -28,17 +29,16 @@ _LEAST_SHARE = 0.1  # of what a block adds, for a neuron to be named
 _TRIED = 4  # neurons of a block, one by one
 
 
-def position_report(
-    tower: VisionTower, maps: tuple[PositionMap, ...], table: TableReport | None, images: Iterable[Tensor]
-) -> PositionReport:
+def position_report(tower: VisionTower, maps: tuple[PositionMap, ...], images: Iterable[Tensor]) -> PositionReport:
     """The sources of what is fixed in the first map, and the block that enlarges it.
 
     Args:
         tower: of the base model, a private copy.
         maps: of its patches.
-        table: its learned position table.
         images: a few batches of the first map's grid, `(B, C, H, W)`; asked for where a block is to be looked into.
     """
+    rows_hwD = position_table(tower.trunk)
+    table = None if rows_hwD is None else table_report(rows_hwD, PositionConfig())
     report = PositionReport(maps, table, ())
     if not report.places:
         return report

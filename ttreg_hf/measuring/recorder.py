@@ -10,13 +10,13 @@ Letters: `L` blocks, `B` images, `T` tokens (as the blocks see them, test-time r
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ttreg_hf.measuring.feature import final_patches, pooled_feature
+from ttreg_hf.measuring.hooks import Hooks
 from ttreg_hf.measuring.tower import VisionTower
 
 BLOCK_OUTPUT = "out"
@@ -65,7 +65,7 @@ class _Enough(Exception):
     """Ends a forward pass after the last block that is needed."""
 
 
-class Recorder:
+class Recorder(Hooks):
     """`with Recorder(tower, layers) as recorder: recording = recorder(pixel_values)`.
 
     Args:
@@ -92,6 +92,7 @@ class Recorder:
         patches: bool = False,
         stop_after: int | None = None,
     ) -> None:
+        super().__init__()
         self.tower = tower
         normed = range(tower.num_layers) if norm_layers is None else norm_layers
         self._layers = [tower.layer("layers", layer) for layer in layers]
@@ -101,7 +102,6 @@ class Recorder:
         self._patches = patches
         self._stop_after = stop_after
         self._recorded: dict[tuple[str, Any], Tensor] = {}
-        self._handles: list[Any] = []
 
     def __enter__(self) -> "Recorder":
         tower, handles = self.tower, self._handles
@@ -121,13 +121,6 @@ class Recorder:
         if self._stop_after is not None and self._stop_after < tower.num_layers - 1:
             handles.append(tower.blocks[self._stop_after].register_forward_hook(_stop))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
     @torch.no_grad()
     def __call__(self, pixel_values: Tensor) -> Recording:

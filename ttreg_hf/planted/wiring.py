@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttreg_hf.measuring.position_table import position_table
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.families import (
     blocks_of_trunk,
@@ -122,7 +123,7 @@ def read_brightness(model: Any, channel: int, gain: float, *, offset: float = 0.
     filters[channel] = gain / filters[channel].numel()
     table = position_table(model)
     if table is not None:
-        table[:, channel] = offset
+        table[..., channel] = offset
     else:
         patch_projection(model).bias[channel] = offset
 
@@ -131,15 +132,6 @@ def balance_filters(model: Any, channels: slice) -> None:
     """These channels of the patch embedding see texture alone, so that bright patches have no larger norms."""
     filters = filters_of(model)
     filters[channels] -= filters[channels].mean((1, 2, 3), keepdim=True)
-
-
-def position_table(model: Any) -> Tensor | None:
-    """Learned position embeddings of the patches, `(N, D)`; `None` where positions are rotary."""
-    for name, parameter in _embeddings(model).named_parameters():
-        if "position" in name:
-            rows = parameter.view(-1, parameter.shape[-1])
-            return rows[-((image_side(model) // layout_of_trunk(model).patch_size[0]) ** 2) :]
-    return None
 
 
 def prefix_parameters(model: Any, names: Sequence[str] = _PREFIX) -> list[Tensor]:

@@ -25,12 +25,11 @@ def fold_neurons(model: Any) -> Any:
             stays on the patches.
     """
     config = model.config
-    goes_nowhere = config.shift_scale == 0 or config.to_dict().get("test_time_register_mode") == "constant"
-    if not goes_nowhere or config.shift_fill != "zero":
+    if config.shift_scale != 0 or config.shift_fill != "zero":
         raise ValueError(
             "`--fold` writes zeros into the weights of neurons whose activation goes nowhere, but this checkpoint "
             f"moves it to a register through the same weights (`shift_scale` {config.shift_scale:g}, `shift_fill` "
-            f"{config.shift_fill!r}). Export it without, or apply with constants (`--mode constant`)."
+            f"{config.shift_fill!r}). Export it without, or patch with `shift_scale=0`."
         )
     twin = shared_copy(model)
     tower = VisionTower.of(twin)
