@@ -32,7 +32,7 @@ def plot_positions(positions: PositionReport) -> Figure:
         _draw_map(figure, axes, table.norms, table.grid, marked, title=f"{TABLE}: norm of each row")
     axes = figure.add_axes((LEFT + 0.31 * (table is not None), 0.15, 0.25, 0.62))
     largest = [max(shares) for shares in zip(*found.shares, strict=True)]
-    title = "in which share of images it stands out"
+    title = "stands out: share of images"
     _draw_map(figure, axes, largest, found.grid, found.places, title=title, limits=(0.0, 1.0))
     _draw_stages(figure.add_axes((LEFT + 0.63, 0.19, 0.26, 0.58)), positions)
     note = f"{counted(found.num_images, 'image')} of {found.grid[0]} x {found.grid[1]} patches."
