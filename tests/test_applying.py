@@ -172,8 +172,8 @@ def test_training_the_patched_model_trains_the_stock_model(bare_case):
 @pytest.mark.parametrize(
     ("neurons", "message"),
     [
-        ([[3, 0]], "names layer 3, but this model has 3 layers"),
-        ([[0, 64]], r"names neuron 64 of layer 0, but its MLP has 64 \(0 to 63\)"),
+        ([[3, 0]], "names 3/0; this model has 0 neurons there, and layers 0 to 2"),
+        ([[0, 64]], "names 0/64; this model has 64 neurons there, and layers 0 to 2"),
     ],
 )
 def test_neurons_of_another_model_are_refused_and_the_given_model_stays(case, neurons, message):

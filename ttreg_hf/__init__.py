@@ -34,10 +34,16 @@ def _register_with_auto_classes(configuration_auto: ModuleType) -> None:
 
 
 @wrapt.when_imported("ttreg_hf.modeling.modeling_ttreg")
-def _publish_with_card(modeling_ttreg: ModuleType) -> None:
+def _furnish(modeling_ttreg: ModuleType) -> None:
     def publish(model: Any, repo_id: str, **options: Any) -> Any:
         from ttreg_hf.publishing.push import push_patched_model
 
         return push_patched_model(model, repo_id, **options)
 
+    def stock_classes(stock_config: Any) -> dict[str, Any]:
+        from ttreg_hf.known import auto_classes
+
+        return auto_classes.stock_classes(stock_config)
+
     modeling_ttreg.TTRegModelMixin.publish = staticmethod(publish)
+    modeling_ttreg.TTRegConfigMixin.stock_classes = staticmethod(stock_classes)

@@ -9,14 +9,14 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ttreg_hf.known.checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.known.support import patched_class
 from ttreg_hf.loading import as_model
-from ttreg_hf.modeling.families import layout_of_trunk, trunk_name
-from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
+from ttreg_hf.modeling.families import blocks_of_trunk, layout_of_trunk, trunk_name
+from ttreg_hf.modeling.modeling_ttreg import CONSTANTS, TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
 
 _OF_THE_BASE = ("model_type", "auto_map", "architectures", "transformers_version")
@@ -36,6 +36,11 @@ class FoundNeurons(Protocol):
     @property
     def shift_value(self) -> str:
         """What the registers get."""
+        ...
+
+    @property
+    def constants(self) -> Tensor | None:
+        """What the attentions of the last layers read in constant mode, `(L - l, D)`; `None` if not measured."""
         ...
 
     @property
@@ -81,6 +86,9 @@ def add_test_time_registers(
     shift_fill: str | None = None,
     shift_scale: float | None = None,
     output_registers: bool = False,
+    test_time_register_mode: str = "token",
+    constants: Tensor | None = None,
+    fixed_positions: Iterable[Sequence[int]] = (),
     base_model_revision: str | None = None,
     tower: str | None = None,
 ) -> Any:
@@ -97,6 +105,10 @@ def add_test_time_registers(
         shift_fill: `"zero"` (default), `"mean"`, `"outliers"` or `"keep"`.
         shift_scale: factor on the moved value, 1 by default; 0 zeroes the neurons without moving them.
         output_registers: keep the registers in `hidden_states`, `attentions` and a bare model's `last_hidden_state`.
+        test_time_register_mode: `"token"`, or `"constant"`: neurons are zeroed on the patches, no token is added, and
+            the attentions of the last layers read one more row, the same for every image.
+        constants: these rows, `(L - l, D)`, for the last `L - l` of `L` layers; a `CalibrationResult` has its own.
+        fixed_positions: `[row, column]` of rows of the learned position table that are spikes.
         base_model_revision: commit that the base model was loaded from, for the record.
         tower: dotted path of the vision tower to patch, in a model that holds several; a patched model keeps its own.
 
@@ -105,8 +117,9 @@ def add_test_time_registers(
 
     Raises:
         TypeError: no transformers model, or one inside another object, such as `DistributedDataParallel`.
-        ValueError: unsupported class, no published neurons, neurons that this model does not have, or a
-            `CalibrationResult` of other weights, whose `register_neurons` can be passed all the same.
+        ValueError: unsupported class, no published neurons, neurons that this model does not have, constant mode
+            without constants, or a `CalibrationResult` of other weights, whose `register_neurons` can be passed all
+            the same.
     """
     model = as_model(model, revision=base_model_revision)
     cls = patched_class(model, tower)
@@ -122,6 +135,7 @@ def add_test_time_registers(
         found, register_neurons = register_neurons, register_neurons.register_neurons
         found.check_weights(model, tower)
         options["shift_value"] = found.shift_value
+        constants = found.constants if constants is None else constants
         calibrated_patches = _num_patches(model, tower, found.image_size)
     given = {
         "num_test_time_registers": num_test_time_registers,
@@ -132,10 +146,33 @@ def add_test_time_registers(
     options |= {name: value for name, value in given.items() if value is not None}
     options |= {"output_registers": output_registers, "calibrated_patches": calibrated_patches, "tower": tower}
     options["register_neurons"] = [list(map(_as_index, neuron)) for neuron in register_neurons]
+    options["fixed_positions"] = [list(map(_as_index, place)) for place in fixed_positions]
+    constants = constants if test_time_register_mode == "constant" else None
+    options["test_time_register_mode"] = test_time_register_mode
+    options["constant_first_layer"] = _constant_first_layer(model, tower, test_time_register_mode, constants)
     if not isinstance(model, TTRegModelMixin):
         options["base_model_name_or_path"] = model.name_or_path or None
         options["base_model_revision"] = base_model_revision
-    return _patched(model, cls, _patched_config(model.config, cls.config_class, options))
+    return _patched(model, cls, _patched_config(model.config, cls.config_class, options), constants)
+
+
+def patching_of(model: TTRegModelMixin) -> dict[str, Any]:
+    """What `add_test_time_registers` takes, besides neurons, to patch another model as this one is patched."""
+    config: Any = model.config
+    return {
+        "num_test_time_registers": config.num_test_time_registers,
+        "shift_value": config.shift_value,
+        "shift_fill": config.shift_fill,
+        "shift_scale": config.shift_scale,
+        "test_time_register_mode": config.test_time_register_mode,
+        "constants": constants_of(model),
+        "fixed_positions": config.fixed_positions,
+    }
+
+
+def constants_of(model: TTRegModelMixin) -> Tensor | None:
+    """What the attentions of a patched model read in constant mode, `(L - l, D)`; `None` in token mode."""
+    return dict(model.get_submodule(model.trunk_name).named_buffers()).get(CONSTANTS)
 
 
 def shared_copy(model: Module, instead: Mapping[int, Any] | None = None) -> Module:
@@ -166,7 +203,25 @@ def _patched_config(base: Any, config_class: Any, options: dict[str, Any]) -> An
     return config
 
 
-def _patched(model: Any, cls: Any, config: Any) -> Any:
+def _constant_first_layer(model: Any, tower: str | None, mode: str, constants: Tensor | None) -> int:
+    if mode != "constant":
+        return 0
+    if constants is None:
+        raise ValueError(
+            "Constant mode needs the rows that calibration measures; published neurons and pairs have none. Pass the "
+            "`CalibrationResult` that `ttreg calibrate MODEL --output DIR` makes, or `constants` `(rows, channels)`."
+        )
+    trunk = model.get_submodule(trunk_name(model, tower))
+    layers, channels = len(blocks_of_trunk(trunk)), trunk.config.hidden_size
+    if constants.ndim != 2 or constants.shape[0] > layers or constants.shape[1] != channels:
+        raise ValueError(
+            f"`constants` is (rows, {channels}) for this model, with a row for each of the last layers and {layers} "
+            f"at most, got {tuple(constants.shape)}. Calibrate this model."
+        )
+    return layers - len(constants)
+
+
+def _patched(model: Any, cls: Any, config: Any, constants: Tensor | None) -> Any:
     with torch.device("meta"):
         patched = cls(config)  # for all that the constructor registers about its class
     configs = {id(model.config): config}
@@ -177,6 +232,11 @@ def _patched(model: Any, cls: Any, config: Any) -> Any:
         patched.place_register_neurons()
     else:
         patched.install_test_time_registers()
+    trunk = patched.get_submodule(patched.trunk_name)
+    trunk._buffers.pop(CONSTANTS, None)
+    if constants is not None:
+        weight = next(trunk.parameters())
+        trunk.register_buffer(CONSTANTS, constants.detach().to(weight.device, weight.dtype))
     return patched
 
 

@@ -14,11 +14,12 @@ from transformers.utils import has_file
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ttreg_hf.hub_access import explaining_access
+from ttreg_hf.known.auto_classes import stock_classes
 from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.known.support import WHERE_TO_LOOK, patched_class, why_not_config
 from ttreg_hf.modeling import modeling_ttreg
 from ttreg_hf.modeling.families import base_model_type, trunk_names
-from ttreg_hf.modeling.modeling_ttreg import patched_name, stock_classes, stock_of
+from ttreg_hf.modeling.modeling_ttreg import patched_name, stock_of
 
 _TOKENIZER = "tokenizer_config.json"
 _OPTIONAL = "pooler"  # of a trunk: a layer on CLS that the blocks do not need, and many checkpoints lack

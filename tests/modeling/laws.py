@@ -282,9 +282,9 @@ def law_a_register_is_outside_its_own_maximum(modeling: ModuleType, case: Case |
         [[[1.0, 5.0], [-9.0, 8.0], [2.0, 5.0], [-3.0, 5.0]]]
     )  # CLS, register, two patches; two neurons
     layout = method.TokenLayout(1, 1, (4, 4))
-    neuron = method.ShiftedNeurons.on(acts.device, acts.dtype, [0])
+    options = {"shift_fill": "zero", "shift_scale": 1.0}
     per_neuron, per_layer = (
-        method.shift_neurons(acts, neuron, layout, {"shift_value": value, "shift_fill": "zero", "shift_scale": 1.0})
+        method.shift_neurons(acts, torch.tensor([0]), layout, {**options, "shift_value": value}, None, in_place=False)
         for value in ("per_neuron", "per_layer")
     )
     assert per_neuron[0, :, 0].tolist() == [1.0, -3.0, 0.0, 0.0]
@@ -382,10 +382,11 @@ def assert_padding_does_not_matter(
     case: Case,
     mask: dict[str, Tensor],
     attention: str = "eager",
+    make: Callable[[PreTrainedModel], Any] | None = None,
     **options: Any,
 ) -> None:
     stock = case.stock_model(attention=attention)
-    model = patched_model(modeling, case, stock, output_registers=True, **options)
+    model = make(stock) if make else patched_model(modeling, case, stock, output_registers=True, **options)
     pixel_values = images()
     expected = states_without_padding(model, pixel_values, mask)
     assert_equal_outputs(states_without_padding(model, with_other_padding(pixel_values), mask), expected, exact=False)

@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from modeling.laws import down_projection, patched_class, patched_model
 from ttreg_hf import modeling
+from ttreg_hf.known.auto_classes import stock_classes
 from ttreg_hf.modeling import modeling_ttreg
 
 FIELDS = {
@@ -22,8 +23,13 @@ FIELDS = {
     "base_model_revision": "abc",
     "calibrated_patches": 256,
     "tower": None,
+    "test_time_register_mode": "token",
+    "constant_first_layer": 1,
+    "fixed_positions": [[0, 1], [2, 0]],
 }
 
+
+PAIRS = r"`register_neurons` holds \[layer, neuron\] pairs of whole numbers from 0, each once, got"
 
 # one without a head, one with two towers, one around any tower, one around a backbone
 CONFIGS = ("Dinov2", "CLIP", "Llava", "DPT")
@@ -56,19 +62,31 @@ def _fields(config_class):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"register_neurons": [[0, 1], [77, 1]]},
-            r"`register_neurons` names layer 77, but this model has 3 layers \(0 to 2\)\. Recalibrate for this "
-            r"checkpoint, or pass the config it was calibrated with\.",
+        ({"register_neurons": [[0, 1], [-1, 1]]}, rf"{PAIRS} \[-1, 1\]\."),
+        ({"register_neurons": [[0, -2]]}, rf"{PAIRS} \[0, -2\]\."),
+        ({"register_neurons": [[1, 2], [0, 2], [1, 2]]}, rf"{PAIRS} \[1, 2\]\."),
+        ({"register_neurons": [[1, 2], (1, 2)]}, rf"{PAIRS} \[1, 2\]\."),
+        ({"register_neurons": [[1, 2, 3]]}, rf"{PAIRS} \[1, 2, 3\]\."),
+        ({"register_neurons": [[1, 2.0]]}, rf"{PAIRS} \[1, 2\.0\]\."),
+        ({"register_neurons": [[True, 2]]}, rf"{PAIRS} \[True, 2\]\."),
+        ({"register_neurons": [["1", "2"]]}, rf"{PAIRS} \['1', '2'\]\."),
+        ({"register_neurons": [3]}, rf"{PAIRS} 3\."),
+        ({"fixed_positions": [[0, 1], [2, -1]]}, r"`fixed_positions` holds \[row, column\] pairs .* got \[2, -1\]\."),
+        ({"fixed_positions": 3}, r"fixed_positions"),
+        ({"test_time_register_mode": "fast"}, r"`test_time_register_mode` is token or constant, got 'fast'"),
+        ({"test_time_register_mode": None}, r"test_time_register_mode"),
+        *(
+            ({"test_time_register_mode": "constant", **option}, r"is token where shift options are not the defaults")
+            for option in (
+                {"num_test_time_registers": 2},
+                {"shift_value": "per_layer"},
+                {"shift_fill": "keep"},
+                {"shift_scale": 0.5},
+                {"output_registers": True},
+            )
         ),
-        ({"register_neurons": [[-1, 1]]}, r"names layer -1, but this model has 3 layers \(0 to 2\)"),
-        ({"register_neurons": [[0, -2]]}, r"names neuron -2 of layer 0; neurons count from 0"),
-        ({"register_neurons": [[1, 2], [0, 2], [1, 2]]}, r"names neuron 1/2 twice\. Give each neuron once"),
-        ({"register_neurons": [[1, 2, 3]]}, r"holds \[layer, neuron\] pairs of whole numbers, got \[1, 2, 3\]"),
-        ({"register_neurons": [[1, 2.0]]}, r"pairs of whole numbers, got \[1, 2\.0\]"),
-        ({"register_neurons": [[True, 2]]}, r"pairs of whole numbers, got \[True, 2\]"),
-        ({"register_neurons": [["1", "2"]]}, r"pairs of whole numbers, got \['1', '2'\]"),
-        ({"register_neurons": [3]}, r"pairs of whole numbers, got 3"),
+        ({"constant_first_layer": -1}, r"`constant_first_layer` is 0 or more, got -1"),
+        ({"constant_first_layer": None}, r"constant_first_layer"),
         ({"register_neurons": {"1": [2]}}, r"register_neurons"),
         ({"register_neurons": "1/2"}, r"register_neurons"),
         ({"register_neurons": None}, r"register_neurons"),
@@ -93,15 +111,16 @@ def test_a_wrong_field_is_refused_with_its_message(config_class, fields, message
         config_class(**_tiny(config_class), **fields)
 
 
-@pytest.mark.parametrize("neuron", [64, 10_000])
-def test_a_neuron_that_the_layer_does_not_have_is_refused_by_the_model(case, neuron):
-    width = down_projection(case.blocks_of(case.stock_model())[2]).in_features
+@pytest.mark.parametrize(("layer", "neuron"), [(2, 64), (2, 10_000), (3, 0), (77, 1)])
+def test_a_neuron_that_the_model_does_not_have_is_refused_by_it(case, layer, neuron):
+    blocks = case.blocks_of(case.stock_model())
+    width = down_projection(blocks[layer]).in_features if layer < len(blocks) else 0
     message = (
-        rf"`register_neurons` names neuron {neuron} of layer 2, but its MLP has {width} \(0 to {width - 1}\)\. "
+        rf"`register_neurons` names {layer}/{neuron}; this model has {width} neurons there, and layers 0 to 2\. "
         r"Recalibrate for this checkpoint, or pass the config it was calibrated with\."
     )
     with pytest.raises(ValueError, match=message):
-        patched_model(modeling, case, case.stock_model(), register_neurons=[[2, 1], [2, neuron]])
+        patched_model(modeling, case, case.stock_model(), register_neurons=[[2, 1], [layer, neuron]])
 
 
 def test_defaults_are_one_register_and_no_neurons(config_class):
@@ -143,7 +162,7 @@ def test_the_saved_file_names_type_classes_and_fields(config_class, tmp_path):
     assert saved["model_type"] == f"{_base_class(config_class).model_type}_ttreg"
     assert {name: saved[name] for name in fields} == fields
     assert saved["auto_map"]["AutoConfig"].endswith(f".{config_class.__name__}")
-    heads = modeling_ttreg.stock_classes(_base_class(config_class))
+    heads = stock_classes(_base_class(config_class))
     assert saved["auto_map"].keys() == {"AutoConfig", *heads}
     for auto, stock in heads.items():
         assert saved["auto_map"][auto] == f"modeling_ttreg.{modeling_ttreg.patched_name(stock)}"
@@ -151,8 +170,8 @@ def test_the_saved_file_names_type_classes_and_fields(config_class, tmp_path):
 
 def test_a_config_that_was_made_wrong_is_not_saved(config_class, tmp_path):
     config = config_class(**_tiny(config_class), register_neurons=[[0, 1]])
-    config.register_neurons = [[9, 1]]
-    with pytest.raises((ValueError, StrictDataclassError), match="names layer 9"):
+    config.register_neurons = [[9, -1]]
+    with pytest.raises((ValueError, StrictDataclassError), match=rf"{PAIRS} \[9, -1\]"):
         config.save_pretrained(tmp_path)
 
 

@@ -14,7 +14,6 @@ from ttreg_hf import modeling
 from ttreg_hf.modeling.registers import (
     SHIFT_FILLS,
     SHIFT_VALUES,
-    ShiftedNeurons,
     TokenLayout,
     shift_neurons,
 )
@@ -226,9 +225,11 @@ def test_a_mask_by_hand():
     acts = torch.tensor([[[2.0], [50.0], [1.0], [3.0], [-8.0]]])  # CLS, register, two patches, padding
     seen = torch.tensor([[True, True, True, True, False]])
     layout = TokenLayout(1, 1, (4, 4))
-    neuron = ShiftedNeurons.on(acts.device, acts.dtype, [0])
     options = {"shift_value": "per_neuron", "shift_scale": 1.0}
-    shift = lambda fill: shift_neurons(acts, neuron, layout, {**options, "shift_fill": fill}, seen)  # noqa: E731
+
+    def shift(fill):
+        return shift_neurons(acts, torch.tensor([0]), layout, {**options, "shift_fill": fill}, seen, in_place=False)
+
     assert shift("zero")[0, :, 0].tolist() == [2, 3, 0, 0, 0]
     assert shift("mean")[0, :, 0].tolist() == [2, 3, 2, 2, 2]
     assert shift("keep")[0, :, 0].tolist() == [2, 3, 1, 3, -8]

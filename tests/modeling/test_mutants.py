@@ -13,12 +13,12 @@ import pytest
 from families import CASES
 
 import ttreg_hf.modeling
-from modeling import laws
+from modeling import constant_laws, laws
 
 SUITCASE = Path(ttreg_hf.modeling.__file__).parent
-METHOD, BASE = "registers.py", "modeling_ttreg.py"
-SHIFTED = "torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)"
-WRITTEN = "return write(-1, neurons.index_K, shifted_BTK)"
+METHOD, BASE, FAMILIES = "registers.py", "modeling_ttreg.py", "families.py"
+SHIFTED = 'torch.cat([prefix, moved, SHIFT_FILLS[settings["shift_fill"]](patches, seen_BN)], dim=1)'
+WRITTEN = "return write(-1, index_K, shifted_BTK)"
 MAXIMUM = "signed_max(acts_BTK, seen_BT, without=layout.registers)"
 INSERTED = "return torch.cat([prefix, registers, patches], dim)"
 # a plain MLP with a pre-LayerNorm, a gated MLP, a head, and the one head that reads captured outputs
@@ -31,7 +31,7 @@ MUTANTS = [
     (
         "no insertion",
         METHOD,
-        "return self._put(empty, tokens_BTD, dim=1)",
+        "return self._put(start_D.expand(len(tokens_BTD), self.num_test_time_registers, -1), tokens_BTD, dim=1)",
         "return tokens_BTD",
     ),
     (
@@ -44,13 +44,13 @@ MUTANTS = [
         "zero without moving",
         METHOD,
         SHIFTED,
-        SHIFTED.replace("*[moved] * layout.num_test_time_registers", "acts_BTK[:, layout.registers]"),
+        SHIFTED.replace("moved", "acts_BTK[:, layout.registers]"),
     ),
     (
         "move without zeroing",
         METHOD,
         SHIFTED,
-        SHIFTED.replace("left", "patches"),
+        SHIFTED.replace('SHIFT_FILLS[settings["shift_fill"]](patches, seen_BN)', "patches"),
     ),
     (
         "image 0 only",
@@ -61,8 +61,8 @@ MUTANTS = [
     (
         "image 0's value for all",
         METHOD,
-        'moved if settings["shift_scale"] == 1 else moved * settings["shift_scale"]',
-        "moved[:1].expand_as(moved)",
+        "value_BK.unsqueeze(1).expand_as(moved)",
+        "value_BK[:1].unsqueeze(1).expand_as(moved)",
     ),
     (
         "register inside its own maximum",
@@ -90,9 +90,9 @@ MUTANTS = [
     ),
     (
         "layer off by one",
-        BASE,
-        "place_shift(block, listed.get(layer, []), self.registers)",
-        "place_shift(block, listed.get(layer + 1, []), self.registers)",
+        FAMILIES,
+        "place_shift(block, neurons_by_layer.get(layer, []), registers)",
+        "place_shift(block, neurons_by_layer.get(layer + 1, []), registers)",
     ),
     (
         "no removal after the last block",
@@ -130,6 +130,60 @@ MUTANTS = [
         "before, here.enabled = here.enabled, False",
         "before, here.enabled = here.enabled, True",
     ),
+    (
+        "the constant row is read in every layer",
+        METHOD,
+        "if row >= 0 and self.active",
+        "if self.active",
+    ),
+    (
+        "the next layer's constant row",
+        METHOD,
+        "self.constants[row] if",
+        "self.constants[row - 1] if",
+    ),
+    (
+        "the constant row stays in the attention's output",
+        METHOD,
+        "return tokens_BTD[:, 1:], None if weights_BHTT is None else weights_BHTT[:, :, 1:, 1:], *others",
+        "return tokens_BTD[:, :-1], None if weights_BHTT is None else weights_BHTT[:, :, 1:, 1:], *others",
+    ),
+    (
+        "its attention column stays",
+        METHOD,
+        "weights_BHTT[:, :, 1:, 1:]",
+        "weights_BHTT[:, :, 1:, :-1]",
+    ),
+    (
+        "neurons stay on the patches in constant mode",
+        METHOD,
+        "if not registers.active:",
+        "if not registers.inserts:",
+    ),
+    (
+        "spikes stay",
+        METHOD,
+        "-= added_DN.T.to(tokens_BTD)",
+        "-= 0 * added_DN.T.to(tokens_BTD)",
+    ),
+    (
+        "the whole row is replaced",
+        METHOD,
+        "excess_1Dhw.abs() > _OUTSTANDING * typical_11hw",
+        "excess_1Dhw.abs() > -1",
+    ),
+    (
+        "a spike counts as an ordinary row",
+        METHOD,
+        "ordinary_11hw[..., rows, columns] = 0",
+        "ordinary_11hw[..., rows[1:], columns[1:]] = 0",
+    ),
+    (
+        "the register starts with another spike",
+        METHOD,
+        "spikes_1Dhw.norm(dim=1).argmax()",
+        "spikes_1Dhw.norm(dim=1).argmin()",
+    ),
 ]
 
 
@@ -153,7 +207,7 @@ def suitcase_copy(tmp_path: Path) -> Iterator[Path]:
 
 
 def _first_broken_law(modeling: ModuleType) -> str | None:
-    for case, law in itertools.product(JUDGES, laws.LAWS):
+    for case, law in itertools.product(JUDGES, [*laws.LAWS, *constant_laws.LAWS]):
         try:
             law(modeling, case)
         except (AssertionError, RuntimeError, ValueError, IndexError) as error:

@@ -9,7 +9,6 @@ from modeling.laws import expected_shift
 from ttreg_hf.modeling.registers import (
     SHIFT_FILLS,
     SHIFT_VALUES,
-    ShiftedNeurons,
     TokenLayout,
     shift_neurons,
     signed_max,
@@ -22,10 +21,9 @@ LAYOUT = TokenLayout(num_prefix_tokens=1, num_test_time_registers=1, patch_size=
 QUARTERS = st.integers(-12, 12).map(lambda value: value / 4)
 
 
-def _shift(acts, *, neurons=(0,), layout=LAYOUT, value="per_neuron", fill="zero", scale=1.0, **options):
-    constants = ShiftedNeurons.on(acts.device, acts.dtype, list(neurons))
+def _shift(acts, *, neurons=(0,), layout=LAYOUT, value="per_neuron", fill="zero", scale=1.0, in_place=False):
     settings = {"shift_value": value, "shift_fill": fill, "shift_scale": scale}
-    return shift_neurons(acts, constants, layout, settings, **options)
+    return shift_neurons(acts, torch.tensor(neurons), layout, settings, None, in_place=in_place)
 
 
 @st.composite

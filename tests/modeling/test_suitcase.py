@@ -18,8 +18,9 @@ from families import BARE_CASES, CASES, PIXIO_BACKBONE, images, inputs
 import ttreg_hf.modeling
 from modeling.laws import assert_equal_outputs, flat_tensors, patched_class, patched_model
 from ttreg_hf import modeling
+from ttreg_hf.known.auto_classes import stock_classes
 from ttreg_hf.modeling.families import FAMILIES
-from ttreg_hf.modeling.modeling_ttreg import patched_name, stock_classes
+from ttreg_hf.modeling.modeling_ttreg import patched_name
 
 SUITCASE = Path(ttreg_hf.modeling.__file__).parent
 TRAVELLING = sorted(path for path in SUITCASE.glob("*.py") if path.name != "__init__.py")

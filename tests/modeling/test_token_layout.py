@@ -56,9 +56,6 @@ def test_patch_map_keeps_the_channels_of_a_patch_together():
 
 
 def test_patch_map_of_tokens_that_do_not_fill_the_grid_says_what_it_needs():
-    expected = (
-        "`patch_map` needs a grid of 5 patches, got 2 x 3. Give height and width of `pixel_values`, and tokens that "
-        f"are laid out as {LAYOUT}."
-    )
+    expected = f"Give `patch_map` `pixel_values`' size: 5 patches, got (2, 3), {LAYOUT}."
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         LAYOUT.patch_map(_tokens(8), 14, 42)

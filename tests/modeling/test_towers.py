@@ -370,7 +370,7 @@ def test_a_patched_tower_put_into_a_stock_model_by_hand_is_told_when_that_is_sav
     outer.model.vision_tower = add_test_time_registers(outer.model.vision_tower, NEURONS)
     outer.save_pretrained(tmp_path)
     assert warnings
-    assert "is saved as the stock one, without test-time registers. Patch the whole model" in warnings[0]
+    assert "is saved without test-time registers; to keep them, patch the whole" in warnings[0]
 
 
 def test_a_patched_model_saved_as_it_should_be_says_nothing(tmp_path, warnings):

@@ -55,6 +55,7 @@ class CalibrationResult:
         provenance: where this comes from.
         outlier_rule: which tokens counted as outliers, exceptions included.
         looks: at the norms, at the images' size; before `clean` also at the size of the model's training.
+        constants: what the attentions of the last layers read in constant mode, `(L - l, D)`; `None` if not measured.
         on_other_weights: whether it lies beside a checkpoint with other weights than those that were measured: then it
             says nothing about that checkpoint.
     """
@@ -74,6 +75,7 @@ class CalibrationResult:
     provenance: Provenance
     outlier_rule: OutlierRule
     looks: tuple[Look, ...]
+    constants: Tensor | None = None
     on_other_weights: bool = False
 
     @property
@@ -143,7 +145,7 @@ class CalibrationResult:
         return dataclasses.replace(self, on_other_weights=not self.was_found_on(model))
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the scores, as JSON takes it."""
+        """All but the tensors, as JSON takes it."""
         return {
             "format": _FORMAT,
             "verdict": self.verdict,
@@ -168,7 +170,8 @@ class CalibrationResult:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         described = json.dumps(self.to_dict(), indent=2) + "\n"  # before the first file: it may fail
-        write_file(directory / TENSOR_FILE, save({"scores": self.scores.contiguous()}))
+        tensors = {"scores": self.scores, **({} if self.constants is None else {"constants": self.constants})}
+        write_file(directory / TENSOR_FILE, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
         write_file(directory / JSON_FILE, described.encode())
 
     @classmethod
@@ -197,7 +200,7 @@ class CalibrationResult:
                 f"{directory / JSON_FILE} has format {fields.get('format')!r}, this version reads {_FORMAT}. {again}"
             )
         try:
-            result = cls._of(fields, load_file(directory / TENSOR_FILE)["scores"])
+            result = cls._of(fields, load_file(directory / TENSOR_FILE))
             check_consistency(result)
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(
@@ -207,11 +210,12 @@ class CalibrationResult:
         return result
 
     @classmethod
-    def _of(cls, fields: dict[str, Any], scores: Tensor) -> "CalibrationResult":
-        """What `to_dict` gave, with the scores."""
+    def _of(cls, fields: dict[str, Any], tensors: dict[str, Tensor]) -> "CalibrationResult":
+        """What `to_dict` gave, with the tensors."""
         fields["register_neurons"] = [
             {"layer": layer, "neuron": neuron, "score": score} for layer, neuron, score in fields["register_neurons"]
         ]
         hints = typing.get_type_hints(cls)
-        del hints["scores"]
-        return cls(scores=scores, **{name: from_json(kind, fields[name], name=name) for name, kind in hints.items()})
+        del hints["scores"], hints["constants"]
+        read = {name: from_json(kind, fields[name], name=name) for name, kind in hints.items()}
+        return cls(scores=tensors["scores"], constants=tensors.get("constants"), **read)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from ttreg_hf.modeling.registers import ShiftedNeurons, TokenLayout, shift_neurons
+from ttreg_hf.modeling.registers import TokenLayout, shift_neurons
 
 if TorchVersion(triton.__version__) < "3.3":  # its compiled kernels did not take their constants as arguments
     raise ImportError(f"needs Triton 3.3 or newer, got {triton.__version__}")
@@ -96,7 +96,7 @@ def _shift(
 
 def shift_neurons_with_triton(
     acts_BTF: Tensor,
-    neurons: ShiftedNeurons,
+    index_K: Tensor,
     layout: TokenLayout,
     settings: Mapping[str, Any],
     seen_BT: Tensor | None = None,
@@ -104,10 +104,11 @@ def shift_neurons_with_triton(
     in_place: bool = False,
 ) -> Tensor:
     """`shift_neurons` in one kernel where that is possible, and in plain PyTorch where it is not."""
-    count = neurons.index_K.shape[0]
+    count = index_K.shape[0]
     value, fill, scale = (settings[f"shift_{name}"] for name in ("value", "fill", "scale"))
-    if not (in_place and _is_possible(acts_BTF, value, fill, count)):
-        return shift_neurons(acts_BTF, neurons, layout, settings, seen_BT, in_place=in_place)
+    is_moving = settings["test_time_register_mode"] == "token"  # zeroing alone is one operation as it is
+    if not (is_moving and in_place and _is_possible(acts_BTF, value, fill, count)):
+        return shift_neurons(acts_BTF, index_K, layout, settings, seen_BT, in_place=in_place)
     images, tokens, _ = acts_BTF.shape
     with torch.cuda.device_of(acts_BTF):
         kernel, constants = _compiled(
@@ -124,8 +125,8 @@ def shift_neurons_with_triton(
         )
         kernel[images, -(-count // constants[-1]), 1](
             acts_BTF,
-            neurons.index_K,
-            neurons.index_K if seen_BT is None else seen_BT.contiguous().view(torch.uint8),
+            index_K,
+            index_K if seen_BT is None else seen_BT.contiguous().view(torch.uint8),
             tokens,
             count,
             acts_BTF.stride(0),

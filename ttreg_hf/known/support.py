@@ -6,11 +6,12 @@ import transformers
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from ttreg_hf.known.auto_classes import stock_classes
 from ttreg_hf.known.checkpoints import known_checkpoints
 from ttreg_hf.known.refusals import REFUSED
 from ttreg_hf.modeling import modeling_ttreg
-from ttreg_hf.modeling.families import FAMILIES, base_model_type, tower_configs, trunk_names
-from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin, patched_name, stock_classes
+from ttreg_hf.modeling.families import FAMILIES, base_model_type, trunk_names
+from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin, patched_name
 
 _NOT_AN_IMAGE_MODEL = "it reads no images"
 _UNKNOWN = "it holds no vision tower of a known family (CONTRIBUTING.md shows how one becomes known)"
@@ -87,6 +88,14 @@ def why_not_config(config: Any) -> str | None:
     if base_model_type(config) not in REFUSED and tower_configs(config):
         return None
     return _refusal(config) or _UNKNOWN
+
+
+def tower_configs(config: Any) -> list[Any]:
+    """The parts of a config that describe a vision tower of a known family: itself, or what is inside it."""
+    if base_model_type(config) in FAMILIES:
+        return [config]
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", ())]
+    return [found for part in parts if part is not None for found in tower_configs(part)]
 
 
 def _refusal(config: Any) -> str | None:

@@ -11,8 +11,6 @@ from transformers import PreTrainedModel
 
 from .registers import NeuronShift, Registers, ShiftedActivation, ShiftedGatedMLP, TokenLayout
 
-_ACTIVATIONS = ("activation_fn", "act_fn", "intermediate_act_fn")
-
 
 @dataclass(frozen=True)
 class Family:
@@ -43,49 +41,32 @@ class Family:
 
 
 _TRAINED_REGISTERS = (1, "num_register_tokens")
+_LIKE_CLIP = ("altclip", "blip", "blip_2", "chinese_clip", "clip", "clipseg", "instructblip", "metaclip_2", "owlvit")
+_LIKE_IDEFICS = ("idefics2_vision", "idefics3_vision", "smolvlm_vision")
 FAMILIES = {
+    **{f"{name}_vision_model": Family("encoder.layers") for name in _LIKE_CLIP},
+    **dict.fromkeys(_LIKE_IDEFICS, Family("encoder.layers", prefix=(), encoder="encoder")),
     "aimv2_vision_model": Family("encoder.layers", prefix=(), pooling_head="head"),
-    "altclip_vision_model": Family("encoder.layers"),
-    "blip_2_vision_model": Family("encoder.layers"),
-    "blip_vision_model": Family("encoder.layers"),
-    "chinese_clip_vision_model": Family("encoder.layers"),
-    "clip_vision_model": Family("encoder.layers"),
-    "clipseg_vision_model": Family("encoder.layers"),
     "deit": Family("layers", prefix=(2,)),
     "dinov2": Family("encoder.layer", captures="encoder", detection_layer=-2),
     "dinov2_with_registers": Family("encoder.layer", _TRAINED_REGISTERS, captures="encoder", detection_layer=-2),
     "dinov3_vit": Family("model.layer", _TRAINED_REGISTERS, captures="model"),
-    "idefics2_vision": Family("encoder.layers", prefix=(), encoder="encoder"),
-    "idefics3_vision": Family("encoder.layers", prefix=(), encoder="encoder"),
     "ijepa": Family("layers", prefix=()),
-    "instructblip_vision_model": Family("encoder.layers"),
     "internvl_vision": Family("encoder.layer"),
-    "janus_vision_model": Family("encoder.layers", prefix=()),
-    "metaclip_2_vision_model": Family("encoder.layers"),
     "owlv2_vision_model": Family("encoder.layers"),
-    "owlvit_vision_model": Family("encoder.layers"),
+    "janus_vision_model": Family("encoder.layers", prefix=()),
     "pixio": Family("layers", prefix=("n_cls_tokens",)),
     "radio": Family("encoder.layer", ("num_cls_tokens", "num_registers"), captures="encoder", patches=("features", 1)),
     "siglip2_vision_model": Family("encoder.layers", prefix=(), pooling_head="head", mask="pixel_attention_mask"),
     "siglip_vision_model": Family("encoder.layers", prefix=(), pooling_head="head"),
-    "smolvlm_vision": Family("encoder.layers", prefix=(), encoder="encoder"),
     "tipsv2_vision_model": Family("encoder.layer", _TRAINED_REGISTERS, captures="encoder"),
-    "vit": Family("layers"),
-    "vit_msn": Family("layers"),
+    **dict.fromkeys(("vit", "vit_msn"), Family("layers")),
 }
 
 
 def base_model_type(config: Any) -> str:
     """The model type of the stock config that a config is, or extends."""
     return str(getattr(config, "model_type", "")).removesuffix("_ttreg")
-
-
-def tower_configs(config: Any) -> list[Any]:
-    """The parts of a config that describe a vision tower of a known family: itself, or what is inside it."""
-    if base_model_type(config) in FAMILIES:
-        return [config]
-    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", ())]
-    return [found for part in parts if part is not None for found in tower_configs(part)]
 
 
 def trunk_names(model: nn.Module) -> list[str]:
@@ -130,7 +111,7 @@ def blocks_of_trunk(trunk: Any) -> Any:
     return trunk.get_submodule(family_of_trunk(trunk).blocks)
 
 
-def layout_of_trunk(trunk: PreTrainedModel, num_test_time_registers: int = 0) -> TokenLayout:
+def layout_of_trunk(trunk: Any, num_test_time_registers: int = 0) -> TokenLayout:
     """Layout of the tokens that a trunk's blocks see, with so many test-time registers among them."""
     config = trunk.config
     prefix = (part if isinstance(part, int) else getattr(config, part) for part in family_of_trunk(trunk).prefix)
@@ -140,12 +121,30 @@ def layout_of_trunk(trunk: PreTrainedModel, num_test_time_registers: int = 0) ->
 
 def find_mlp(block: nn.Module) -> tuple[Any, str]:
     """The module of a block that holds its activation function, and the activation's name."""
-    return _find_child(block, _ACTIVATIONS, "an MLP")
+    return _find_child(block, ("activation_fn", "act_fn", "intermediate_act_fn"), "an MLP")
 
 
 def find_attention(block: nn.Module) -> Any:
     """The module of a block that projects to queries, keys and values."""
     return _find_child(block, ("q_proj", "qkv"), "an attention")[0]
+
+
+def place_shifts(blocks: Any, neurons_by_layer: dict[int, list[int]], registers: Registers) -> None:
+    """Put the shift of each layer's neurons into its block.
+
+    Raises:
+        ValueError: a neuron or a layer that the model does not have.
+    """
+    widths = [down_projection(block).in_features for block in blocks]
+    for layer, neurons in neurons_by_layer.items():
+        width = widths[layer] if layer < len(widths) else 0
+        if max(neurons) >= width:
+            raise ValueError(
+                f"`register_neurons` names {layer}/{max(neurons)}; this model has {width} neurons there, and layers 0 "
+                f"to {len(widths) - 1}. Recalibrate for this checkpoint, or pass the config it was calibrated with."
+            )
+    for layer, block in enumerate(blocks):
+        place_shift(block, neurons_by_layer.get(layer, []), registers)
 
 
 def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> None:
@@ -171,20 +170,16 @@ def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> N
 
 
 def _find_child(block: nn.Module, names: tuple[str, ...], what: str) -> tuple[Any, str]:
-    for module in block.modules():
-        for name in names:
-            if name in dict(module.named_children()):
-                return module, name
-    held = ", ".join(name for name, _ in block.named_modules() if name)
-    raise ValueError(
-        f"Each block needs {what} with one of {', '.join(names)}, but {type(block).__name__} holds: {held}. This "
-        "transformers release may have renamed it; please report it with the output of `ttreg env`."
-    )
+    found = [(module, name) for module in block.modules() for name, _ in module.named_children() if name in names]
+    if not found:
+        held = [name for name, _ in block.named_modules() if name]
+        raise ValueError(f"{type(block).__name__} has {what} with one of {', '.join(names)}, got {held}. Report it.")
+    return found[0]
 
 
 def down_projection(block: nn.Module) -> Any:
     """The MLP's second linear layer; a neuron is one of its inputs."""
-    mlp, _ = find_mlp(block)
+    mlp = find_mlp(block)[0]
     return mlp.down_proj if hasattr(mlp, "down_proj") else mlp.fc2
 
 

@@ -5,40 +5,28 @@ written again: the mixins below add fields to its config, and hooks and modules 
 Reads with `registers.py`, which holds the method, and `families.py`, which says where a tower keeps its parts.
 """
 
-import functools
-import inspect
-import itertools
+import importlib
 import math
+import os
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar
 
+import torch
 import transformers
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
+from transformers import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.versions import require_version
 
-from .families import (
-    blocks_of_trunk,
-    down_projection,
-    family_of_trunk,
-    find_attention,
-    layout_of_trunk,
-    place_shift,
-    tower_configs,
-    trunk_name,
-)
+from .families import blocks_of_trunk, family_of_trunk, find_attention, layout_of_trunk, place_shifts, trunk_name
 from .registers import SHIFT_FILLS, SHIFT_VALUES, Registers, TokenLayout
 
-try:
-    from transformers import conversion_mapping
-    from transformers.backbone_utils import BackboneMixin
-finally:  # before anybody wonders what an older release lacks
-    require_version("transformers>=5.18", "Test-time registers need it: `pip install -U transformers`.")
+require_version("transformers>=5.18", "Test-time registers need it: `pip install -U transformers`.")
+CONSTANTS = "test_time_register_constants"  # the buffer of the trunk, `(L - l, D)`
 
 
 @dataclass(kw_only=True)
@@ -58,9 +46,16 @@ class TTRegConfigMixin:
         base_model_revision: its commit.
         calibrated_patches: how many an image had where the neurons were found; far fewer or more are warned of.
         tower: dotted path of the vision tower that is patched, in a model that holds several.
+        test_time_register_mode: `"token"`, or `"constant"`: neurons are zeroed on the patches, and each attention
+            reads one more row, the same for every image, from the buffer `test_time_register_constants`.
+        constant_first_layer: the first layer that reads such a row; 0-based.
+        fixed_positions: `[row, column]` of rows of the learned position table that are spikes; what they have over
+            their neighbours is taken from the patches, and the registers start with it.
     """
 
     _auto_class: ClassVar[str] = "AutoConfig"
+    # what each Auto class loads for a stock config; set by ttreg_hf, and elsewhere read from config.json
+    stock_classes: ClassVar[Callable[[Any], dict[str, Any]]] = staticmethod(lambda stock_config: {})
 
     num_test_time_registers: int = 1
     register_neurons: list | tuple = ()
@@ -72,16 +67,18 @@ class TTRegConfigMixin:
     base_model_revision: str | None = None
     calibrated_patches: int | None = None
     tower: str | None = None
+    test_time_register_mode: str = "token"
+    constant_first_layer: int = 0
+    fixed_positions: list | tuple = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
-        cls = type(self)
-        classes = {"AutoConfig": cls.__name__}
-        classes |= {auto: patched_name(stock) for auto, stock in stock_classes(stock_of(cls)).items()}
+        names = {auto: patched_name(stock) for auto, stock in type(self).stock_classes(stock_of(type(self))).items()}
+        classes = {"AutoConfig": type(self).__name__, **names}
         ours = {auto: f"{__name__.rpartition('.')[2]}.{name}" for auto, name in classes.items()}
         kwargs["auto_map"] = {**kwargs.get("auto_map", {}), **ours}  # a saved head that no Auto class loads is there
         super().__post_init__(**kwargs)
-        # JSON has lists only; one form in memory keeps a saved and a fresh config equal
-        self.register_neurons = [list(pair) if isinstance(pair, tuple) else pair for pair in self.register_neurons]
+        for name in ("register_neurons", "fixed_positions"):  # JSON has lists only: saved and fresh configs are equal
+            setattr(self, name, [list(pair) if isinstance(pair, tuple) else pair for pair in getattr(self, name)])
 
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> Any:
@@ -89,44 +86,38 @@ class TTRegConfigMixin:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
         tower = config_dict.get(cls.base_config_key)
         if isinstance(tower, dict):
-            ours = {field.name for field in fields(TTRegConfigMixin)} & config_dict.keys()
-            tower |= {name: config_dict[name] for name in ours}
+            tower |= {
+                ours.name: config_dict[ours.name] for ours in fields(TTRegConfigMixin) if ours.name in config_dict
+            }
         return config_dict, kwargs
 
-    def validate_register_neurons(self) -> None:
-        """Checked by `@strict` after construction and before saving."""
-        layers = max((tower.num_hidden_layers for tower in tower_configs(self)), default=0)
-        for index, pair in enumerate(self.register_neurons):
-            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(part) is int for part in pair)):
-                raise ValueError(f"`register_neurons` holds [layer, neuron] pairs of whole numbers, got {pair!r}.")
-            layer, neuron = pair
-            if neuron < 0:
-                raise ValueError(f"`register_neurons` names neuron {neuron} of layer {layer}; neurons count from 0.")
-            if not 0 <= layer < layers:
-                raise ValueError(
-                    f"`register_neurons` names layer {layer}, but this model has {layers} layers (0 to {layers - 1}). "
-                    "Recalibrate for this checkpoint, or pass the config it was calibrated with."
-                )
-            if list(pair) in map(list, self.register_neurons[:index]):
-                raise ValueError(f"`register_neurons` names neuron {layer}/{neuron} twice. Give each neuron once.")
+    def validate_test_time_registers(self) -> None:
+        """Checked by `@strict` after construction and before saving; what a model does not have, the model refuses."""
+        for name, what in (("register_neurons", "[layer, neuron]"), ("fixed_positions", "[row, column]")):
+            pairs = getattr(self, name)
+            wrong = [pair for index, pair in enumerate(pairs) if not _is_pair(pair) or pair in pairs[:index]]
+            if wrong:
+                raise ValueError(f"`{name}` holds {what} pairs of whole numbers from 0, each once, got {wrong[0]}.")
+        shift = (self.shift_value, self.shift_fill, self.shift_scale, self.output_registers)
+        is_plain = shift == ("per_neuron", "zero", 1, False) and self.num_test_time_registers <= 1
+        fits = is_plain or self.test_time_register_mode != "constant"
+        rules = {
+            "`num_test_time_registers` is from 0 to 1024": 0 <= self.num_test_time_registers <= 1024,
+            f"`shift_value` is one of {', '.join(SHIFT_VALUES)}": self.shift_value in SHIFT_VALUES,
+            f"`shift_fill` is one of {', '.join(SHIFT_FILLS)}": self.shift_fill in SHIFT_FILLS,
+            "`shift_scale` is a finite number": math.isfinite(self.shift_scale),
+            "`test_time_register_mode` is token or constant": self.test_time_register_mode in ("token", "constant"),
+            "`test_time_register_mode` is token where shift options are not the defaults, or registers several": fits,
+            "`constant_first_layer` is 0 or more": self.constant_first_layer >= 0,
+            "`output_registers` is False for this model, because its projector counts the tower's tokens (patch the "
+            "tower alone to see them)": not self.output_registers or not hasattr(self, "vision_feature_layer"),
+        }
+        for rule in (rule for rule, holds in rules.items() if not holds):
+            raise ValueError(f"{rule}, got {getattr(self, rule.split('`')[1])!r}.")
 
-    def validate_shift_options(self) -> None:
-        """Checked by `@strict` after construction and before saving."""
-        if not 0 <= self.num_test_time_registers <= 1024:
-            raise ValueError(f"`num_test_time_registers` is from 0 to 1024, got {self.num_test_time_registers}.")
-        if not math.isfinite(self.shift_scale):
-            raise ValueError(f"`shift_scale` is a finite number, got {self.shift_scale}.")
-        for name, allowed in (("shift_value", SHIFT_VALUES), ("shift_fill", SHIFT_FILLS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` is one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
 
-    def validate_output_registers(self) -> None:
-        """Checked by `@strict` after construction and before saving."""
-        if self.output_registers and hasattr(self, "vision_feature_layer"):
-            raise ValueError(
-                "`output_registers` is False for this model, because its projector reads the tower's hidden states "
-                "and counts their tokens, got True. Patch the vision tower alone to see the registers."
-            )
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, (list, tuple)) and len(given) == 2 and all(type(one) is int and one >= 0 for one in given)
 
 
 class TTRegModelMixin(PreTrainedModel):
@@ -142,6 +133,12 @@ class TTRegModelMixin(PreTrainedModel):
         self.inherit_checkpoint_conversion()
         self.install_test_time_registers()
 
+    def _init_weights(self, module: Any) -> None:
+        """As the stock method; constants that a checkpoint lacks are NaN, never something that was in memory."""
+        super()._init_weights(module)
+        if CONSTANTS in module._buffers:
+            torch.nn.init.constant_(module.test_time_register_constants, math.nan)
+
     def install_test_time_registers(self) -> None:
         """Register the hooks that insert and remove the tokens, and put the shift into the listed layers.
 
@@ -152,11 +149,11 @@ class TTRegModelMixin(PreTrainedModel):
         self.trunk_name = trunk_name(self, self.config.tower)
         trunk: Any = self.get_submodule(self.trunk_name)
         family = family_of_trunk(trunk)
-        around = [module for module in self.modules() if isinstance(module, BackboneMixin)]
+        is_bare = type(self).__name__.endswith("Model")  # it gives out what its trunk gives out, as OWL-ViT's
+        around = [module for module in self.modules() if isinstance(module, transformers.BackboneMixin)]
         backbone = next((module for module in reversed(around) if trunk in module.modules()), None)
-        layout = layout_of_trunk(trunk, self.config.num_test_time_registers)
-        arguments = list(inspect.signature(trunk.forward).parameters)
-        registers = self.registers = Registers(self.config, layout, family, backbone is not None, arguments)
+        layout = layout_of_trunk(trunk)
+        registers = self.registers = Registers(self.config, layout, trunk, family, backbone is not None)
         trunk.register_forward_pre_hook(registers.before_trunk, with_kwargs=True)
         if family.encoder is None:
             trunk.get_submodule(family.embeddings).register_forward_hook(registers.on_embeddings)
@@ -169,35 +166,26 @@ class TTRegModelMixin(PreTrainedModel):
             trunk.get_submodule(family.pooling_head).register_forward_pre_hook(registers.before_pooling)
         if backbone is not None:
             backbone.register_forward_hook(registers.on_backbone)
-        elif family.patches is not None or not (trunk is self or self._only_wraps(trunk)):
+        elif family.patches is not None or not (trunk is self or (is_bare and trunk.config is self.config)):
             trunk.register_forward_hook(registers.on_trunk)
-        for block in blocks_of_trunk(trunk):
-            find_attention(block).register_forward_pre_hook(registers.before_attention, with_kwargs=True)
+        if self.config.test_time_register_mode == "constant":
+            rows = max(len(blocks_of_trunk(trunk)) - self.config.constant_first_layer, 0)
+            trunk.register_buffer(CONSTANTS, torch.full((rows, trunk.config.hidden_size), math.nan))  # until loaded
+        for layer, attention in enumerate(map(find_attention, blocks_of_trunk(trunk))):
+            attention.register_forward_pre_hook(partial(registers.before_attention, layer), with_kwargs=True)
+            attention.register_forward_hook(partial(registers.after_attention, layer), prepend=True)
         self.place_register_neurons()
-
-    def _only_wraps(self, trunk: Any) -> bool:
-        """Whether this is a bare model, which gives out what its trunk gives out, as OWL-ViT's is."""
-        stock = stock_of(type(self))
-        return trunk.config is self.config and stock_classes(stock.config_class).get("AutoModel") is stock
 
     def place_register_neurons(self) -> None:
         """Put as many registers and the shift of such neurons into place as the config lists, and only those.
 
         Raises:
-            ValueError: a neuron that its layer does not have.
+            ValueError: a neuron or a layer that the model does not have.
         """
-        config, blocks = self.registers.config, blocks_of_trunk(self.get_submodule(self.trunk_name))
-        self.registers.layout = replace(self.registers.layout, num_test_time_registers=config.num_test_time_registers)
-        listed = neurons_by_layer(config.register_neurons)
-        for layer, neurons in listed.items():
-            width = down_projection(blocks[layer]).in_features
-            if max(neurons) >= width:
-                raise ValueError(
-                    f"`register_neurons` names neuron {max(neurons)} of layer {layer}, but its MLP has {width} (0 to "
-                    f"{width - 1}). Recalibrate for this checkpoint, or pass the config it was calibrated with."
-                )
-        for layer, block in enumerate(blocks):
-            place_shift(block, listed.get(layer, []), self.registers)
+        config, trunk = self.registers.config, self.get_submodule(self.trunk_name)
+        count = config.num_test_time_registers if config.test_time_register_mode == "token" else 0
+        self.registers.layout = layout_of_trunk(trunk, count)
+        place_shifts(blocks_of_trunk(trunk), neurons_by_layer(config.register_neurons), self.registers)
 
     @property
     def token_layout(self) -> TokenLayout:
@@ -227,9 +215,9 @@ class TTRegModelMixin(PreTrainedModel):
     def state_dict(self, *args: Any, prefix: str = "", **options: Any) -> Any:
         """As the stock method; says once if somebody put this model into another, which saves no registers."""
         if prefix and not prefix.startswith(("module.", "_orig_mod.", "base_model.")):
+            what = f"{type(self).__name__} inside another model is saved without test-time registers; to keep them,"
             logging.get_logger(__name__).warning_once(
-                f"A {type(self).__name__} inside another model is saved as the stock one, without test-time registers."
-                " Patch the whole model to keep them: `add_test_time_registers(model, register_neurons)`."
+                f"{what} patch the whole: `add_test_time_registers(model, ...)`."
             )
         return super().state_dict(*args, prefix=prefix, **options)
 
@@ -242,11 +230,11 @@ class TTRegModelMixin(PreTrainedModel):
     def inherit_checkpoint_conversion(cls) -> None:
         """Convert keys as the stock class does, so that old checkpoints load in full and are saved as they were."""
         stock = stock_of(cls)
+        conversion: Any = importlib.import_module("transformers.conversion_mapping")  # which an older release lacks
         known = (cls.__name__, stock.__name__, stock.config_class.model_type)
-        own, *inherited = map(conversion_mapping.get_checkpoint_conversion_mapping, known)
-        mapping = next(filter(None, inherited), None)
-        if own is None and mapping is not None:
-            conversion_mapping.register_checkpoint_conversion_mapping(cls.__name__, mapping)
+        mapping = next(filter(None, map(conversion.get_checkpoint_conversion_mapping, known)), None)
+        if mapping is not None:
+            conversion.register_checkpoint_conversion_mapping(cls.__name__, mapping, overwrite=True)
 
 
 def neurons_by_layer(pairs: list[list[int]]) -> dict[int, list[int]]:
@@ -261,26 +249,8 @@ def stock_of(cls: type) -> Any:
 
 def patched_name(stock: Any) -> str:
     """What the patched class of a stock model class is called: `Dinov2Model` -> `Dinov2TTRegModel`."""
-    pairs = zip(stock.__name__, stock.config_class.__name__.removesuffix("Config"), strict=False)
-    family = "".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    family = os.path.commonprefix([stock.__name__, stock.config_class.__name__.removesuffix("Config")])  # noqa: RUF071
     return f"{family}TTReg{stock.__name__.removeprefix(family)}"
-
-
-@functools.cache
-def stock_classes(stock_config: Any) -> dict[str, Any]:
-    """The model classes that transformers' Auto classes load for a stock config, by the name of the Auto class.
-
-    One that no Auto class knows, such as CLIP's tower inside MetaCLIP 2, is what `AutoModel` loads.
-    """
-    found = {}
-    for auto in dir(modeling_auto):  # that of transformers takes long
-        if auto.startswith(("AutoModel", "AutoBackbone")):
-            stock: Any = getattr(getattr(modeling_auto, auto), "_model_mapping", {}).get(stock_config, None)
-            stock = stock[0] if isinstance(stock, tuple) else stock
-            if stock is not None and stock.config_class is stock_config:  # not the backbone inside TIPSv2
-                found[auto] = stock
-    bare = getattr(transformers, f"{stock_config.__name__.removesuffix('Config')}Model", None)
-    return found if "AutoModel" in found or bare is None else {"AutoModel": bare, **found}
 
 
 def _config_class(name: str, stock: Any) -> Any:
@@ -291,7 +261,7 @@ def _config_class(name: str, stock: Any) -> Any:
 def _model_class(name: str, stock: Any) -> Any:
     config = stock.config_class.__name__.removesuffix("Config")
     # what makes `save_pretrained` copy the code; of a head that no Auto class loads it is the stock class's name
-    autos = [auto for auto, found in stock_classes(stock.config_class).items() if found is stock]
+    autos = [auto for auto, found in TTRegConfigMixin.stock_classes(stock.config_class).items() if found is stock]
     body = {
         "__module__": __name__,
         "__doc__": f"`{stock.__name__}` with test-time registers in its vision tower; outputs as the stock class's.",
@@ -304,7 +274,7 @@ def _model_class(name: str, stock: Any) -> Any:
 def __getattr__(name: str) -> Any:
     """The class of this name, made once."""
     stock = getattr(transformers, name.replace("TTReg", "", 1), None) if "TTReg" in name else None
-    for base, make in ((PreTrainedConfig, _config_class), (PreTrainedModel, _model_class)):
+    for base, make in ((transformers.PreTrainedConfig, _config_class), (PreTrainedModel, _model_class)):
         if isinstance(stock, type) and issubclass(stock, base):
             return globals().setdefault(name, make(name, stock))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,22 +2,26 @@
 
 A pretrained ViT writes global information onto a few background patches. A sparse set of MLP neurons, the register
 neurons, does it. This file gives the model empty extra tokens, the test-time registers, and moves those neurons'
-activation from the patches to them. No weight changes. Source: Jiang et al. 2025 (arXiv 2506.08010).
+activation from the patches to them. No weight changes. In constant mode there is no such token: each attention reads
+one more row, the same for every image. Source: Jiang et al. 2025 (arXiv 2506.08010).
 
 Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `N` patches, `D` hidden channels,
 `F` neurons, `K` register neurons of one layer, `H` heads.
 """
 
+import inspect
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask
 
 _HIDDEN = -1e4  # an additive attention mask hides a token with this or less
+_OUTSTANDING = 8  # a spike is where a row of a position table differs by so many times its median difference
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,10 @@ class TokenLayout:
     def patches(self) -> slice:
         return slice(self.num_prefix_tokens + self.num_test_time_registers, None)
 
-    def insert(self, tokens_BTD: Tensor) -> Tensor:
-        """Zero vectors put in as registers: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
-        empty = tokens_BTD.new_zeros(tokens_BTD.shape[0], self.num_test_time_registers, tokens_BTD.shape[2])
-        return self._put(empty, tokens_BTD, dim=1)
+    def insert(self, tokens_BTD: Tensor, start_D: Tensor | None = None) -> Tensor:
+        """Registers put in, each this vector, or zeros: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
+        start_D = tokens_BTD.new_zeros(tokens_BTD.shape[2]) if start_D is None else start_D.to(tokens_BTD)
+        return self._put(start_D.expand(len(tokens_BTD), self.num_test_time_registers, -1), tokens_BTD, dim=1)
 
     def insert_into_mask(self, mask: Any) -> Any:
         """An attention mask in which all see the registers, and these see what anyone sees.
@@ -59,7 +63,7 @@ class TokenLayout:
                 attention's, in which the registers see what the first patch sees.
         """
         if not isinstance(mask, Tensor):
-            return self._insert_into_block_mask(mask)
+            return None if mask is None else self._insert_into_block_mask(mask)
         is_added = mask.ndim == 4 and mask.is_floating_point()
         columns = mask.new_full((*mask.shape[:-1], self.num_test_time_registers), 0 if is_added else 1)
         mask = self._put(columns, mask, dim=-1)
@@ -122,11 +126,11 @@ class TokenLayout:
         in_patches = (height // self.patch_size[0], width // self.patch_size[1])
         grid = (height, width) if height * width == patches.shape[1] else in_patches
         if grid[0] * grid[1] != patches.shape[1]:
-            raise ValueError(
-                f"`patch_map` needs a grid of {patches.shape[1]} patches, got {grid[0]} x {grid[1]}. Give height and "
-                f"width of `pixel_values`, and tokens that are laid out as {self}."
-            )
+            raise ValueError(f"Give `patch_map` `pixel_values`' size: {patches.shape[1]} patches, got {grid}, {self}.")
         return patches.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, N, D) -> (B, D, h, w)
+
+
+_IN_FRONT = TokenLayout(0, 1, (1, 1))  # where the constant row goes
 
 
 def signed_max(acts_BTK: Tensor, seen_BT: Tensor | None = None, *, without: slice | None = None) -> Tensor:
@@ -175,57 +179,63 @@ SHIFT_VALUES: dict[str, Callable[[Tensor, TokenLayout, Tensor | None], Tensor]] 
     "per_neuron": lambda acts_BTK, layout, seen_BT: signed_max(acts_BTK, seen_BT, without=layout.registers),
     "per_layer": _value_per_layer,
 }
-SHIFT_FILLS: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
-    "zero": lambda patches_BNK, zero, seen_BN: zero.expand_as(patches_BNK),
-    "mean": lambda patches_BNK, zero, seen_BN: _mean(patches_BNK, seen_BN).expand_as(patches_BNK),
-    "outliers": lambda patches_BNK, zero, seen_BN: _fill_outliers(patches_BNK, seen_BN),
-    "keep": lambda patches_BNK, zero, seen_BN: patches_BNK,
+SHIFT_FILLS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+    "zero": lambda patches_BNK, seen_BN: torch.zeros_like(patches_BNK),
+    "mean": lambda patches_BNK, seen_BN: _mean(patches_BNK, seen_BN).expand_as(patches_BNK),
+    "outliers": _fill_outliers,
+    "keep": lambda patches_BNK, seen_BN: patches_BNK,
 }
 
 
-class ShiftedNeurons(NamedTuple):
-    """Constants that a shift reads, for activations of one device and dtype."""
-
-    index_K: Tensor  # of the neurons
-    zero: Tensor
-
-    @classmethod
-    def on(cls, device: torch.device, dtype: torch.dtype, neurons: list[int]) -> "ShiftedNeurons":
-        return cls(torch.tensor(neurons, device=device), torch.zeros(1, device=device, dtype=dtype))
-
-
 def shift_neurons(
-    acts_BTF: Tensor,
-    neurons: ShiftedNeurons,
-    layout: TokenLayout,
-    settings: Mapping[str, Any],
-    seen_BT: Tensor | None = None,
-    *,
-    in_place: bool = False,
+    acts_BTF: Tensor, index_K: Tensor, layout: TokenLayout, settings: Any, seen_BT: Tensor | None, *, in_place: bool
 ) -> Tensor:
     """Move the activation of some neurons from the patch tokens to the test-time registers.
 
     Args:
         acts_BTF: inputs of the MLP's down projection.
-        neurons: the register neurons among the F.
-        layout: of the T tokens.
-        settings: `shift_value`, what the registers get, a key of `SHIFT_VALUES`; `shift_scale`, a factor on it; and
-            `shift_fill`, what stays on the patches, a key of `SHIFT_FILLS`.
+        index_K: the register neurons among the F.
+        layout: of the T tokens; in constant mode there is no register among them.
+        settings: a mapping. `shift_value`: what the registers get, a key of `SHIFT_VALUES`; `shift_scale`: a factor
+            on it; `shift_fill`: what stays on the patches, a key of `SHIFT_FILLS`.
         seen_BT: false for padding, which enters neither value nor fill; its own activation is shifted as a patch's.
         in_place: write into `acts_BTF`.
 
     Returns:
         `(B, T, F)`; the prefix tokens and all other neurons are untouched.
     """
-    acts_BTK = acts_BTF.index_select(-1, neurons.index_K)
-    moved = SHIFT_VALUES[settings["shift_value"]](acts_BTK, layout, seen_BT).unsqueeze(1)  # (B, 1, K)
-    moved = moved if settings["shift_scale"] == 1 else moved * settings["shift_scale"]
-    prefix, _, patches = acts_BTK.tensor_split([layout.registers.start, layout.registers.stop], dim=1)
+    acts_BTK = acts_BTF.index_select(-1, index_K)
+    prefix, moved, patches = acts_BTK.tensor_split([layout.registers.start, layout.registers.stop], dim=1)
+    if layout.num_test_time_registers:
+        value_BK = SHIFT_VALUES[settings["shift_value"]](acts_BTK, layout, seen_BT)
+        value_BK = value_BK if settings["shift_scale"] == 1 else value_BK * settings["shift_scale"]
+        moved = value_BK.unsqueeze(1).expand_as(moved)
     seen_BN = None if seen_BT is None else seen_BT[:, layout.patches]
-    left = SHIFT_FILLS[settings["shift_fill"]](patches, neurons.zero, seen_BN)
-    shifted_BTK = torch.cat([prefix, *[moved] * layout.num_test_time_registers, left], dim=1)
+    shifted_BTK = torch.cat([prefix, moved, SHIFT_FILLS[settings["shift_fill"]](patches, seen_BN)], dim=1)
     write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
-    return write(-1, neurons.index_K, shifted_BTK)
+    return write(-1, index_K, shifted_BTK)
+
+
+def position_spikes(embeddings: nn.Module, positions: list[list[int]]) -> Tensor:
+    """What rows of a learned position table have over the ordinary rows around them, in the channels that stand out.
+
+    Args:
+        embeddings: the module that holds the table, which is square; rows for prefix tokens come first.
+        positions: `[row, column]` of the spikes; no spike counts as an ordinary row.
+
+    Returns:
+        `(1, D, h, w)` float32; 0 elsewhere, and in a channel whose excess is not far above the median channel's.
+    """
+    table = next(table for name, table in embeddings.named_parameters() if name.startswith("position_embedding"))
+    side = math.isqrt(table.numel() // table.shape[-1])
+    table_1Dhw = table.float().flatten(0, -2)[-(side**2) :].T.unflatten(1, (side, side)).unsqueeze(0)
+    ordinary_11hw = torch.ones_like(table_1Dhw[:, :1])
+    rows, columns = map(list, zip(*positions, strict=True))
+    ordinary_11hw[..., rows, columns] = 0
+    sums, counts = (nn.functional.avg_pool2d(map_, 3, 1, 1) for map_ in (table_1Dhw * ordinary_11hw, ordinary_11hw))
+    excess_1Dhw = (table_1Dhw - sums / counts.clamp(min=1 / 9)) * (1 - ordinary_11hw)
+    typical_11hw = excess_1Dhw.abs().median(dim=1, keepdim=True)[0]
+    return torch.where(excess_1Dhw.abs() > _OUTSTANDING * typical_11hw, excess_1Dhw, 0)
 
 
 class _ForwardPass(threading.local):
@@ -250,14 +260,17 @@ class _ForwardPass(threading.local):
 class Registers:
     """What the modules and hooks of one patched model share: its config, its layout, and where they are off.
 
-    The methods named `before_...` and `on_...` are forward hooks. Nothing is kept from one forward pass to the next.
+    The methods named `before_...`, `after_...` and `on_...` are forward hooks. Nothing is kept from one forward pass
+    to the next.
     """
 
-    def __init__(self, config: Any, layout: TokenLayout, family: Any, backbone: bool, arguments: list[str]) -> None:
-        self.config, self.settings = config, vars(config)  # reading a config's attributes one by one is slow
-        self.layout, self.backbone = layout, backbone
-        self.family, self.arguments = family, arguments  # names of the trunk's
+    def __init__(self, config: Any, layout: TokenLayout, trunk: Any, family: Any, backbone: bool) -> None:
+        self.config, self.layout, self.family, self.backbone = config, layout, family, backbone
+        self.settings = vars(config)  # reading a config's attributes one by one is slow
+        self.arguments = list(inspect.signature(trunk.forward).parameters)
         self.forward_pass = _ForwardPass()
+        self.constants: Any = None  # the trunk's buffer; the trunk is not kept, or the two would keep each other alive
+        self.grown: tuple[Any, Any] = (None, None)  # the mask of this pass, and with a constant row in front
         self.states: tuple = ()  # that of a pass that is traced; a compiler does not see what a thread has of its own
         self.off_in: list[int] = []  # threads that are in a block of `disable_test_time_registers`
         self.shift = shift_neurons  # or another that gives the same
@@ -267,57 +280,99 @@ class Registers:
 
     @property
     def active(self) -> bool:
-        has_some = self.settings["num_test_time_registers"] and self.settings["register_neurons"]
-        return bool(has_some and self.forward_pass.enabled)
+        has_some = self.settings["register_neurons"] or self.settings["fixed_positions"]
+        return bool(self.settings["num_test_time_registers"] and has_some and self.forward_pass.enabled)
+
+    @property
+    def inserts(self) -> bool:
+        """Whether there are tokens: not in constant mode."""
+        return self.active and self.settings["test_time_register_mode"] == "token"
+
+    def constant(self, layer: int) -> Tensor | None:
+        """The row that the attention of a layer reads in front of its tokens, `(D,)`, if it reads one."""
+        row = layer - self.settings["constant_first_layer"]
+        return self.constants[row] if row >= 0 and self.active and not self.inserts else None
 
     @property
     def output_layout(self) -> TokenLayout:
         """Layout of the tokens that the model gives out now."""
-        kept = self.layout.num_test_time_registers if self.active and self.settings["output_registers"] else 0
+        kept = self.layout.num_test_time_registers if self.inserts and self.settings["output_registers"] else 0
         return TokenLayout(self.layout.num_prefix_tokens, kept, self.layout.patch_size)
 
     def before_trunk(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Let every token attend to the registers, where an attention mask over the base model's tokens is given."""
         if not torch.compiler.is_compiling() and not getattr(module, "_is_replica", False):  # of `DataParallel`
             self.forward_pass.began = True
+        self.constants = getattr(module, "test_time_register_constants", None)
         given = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
         mask = given.get(self.family.mask)
-        if mask is None or not self.active:
+        if mask is None or not self.inserts:
             return None
         return (), {**given, self.family.mask: self.layout.insert_into_mask(mask)}
 
-    def before_attention(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Tell the shift of the same block, if it has one, which tokens are padding.
+    def before_attention(self, layer: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Put the constant row in front of the tokens; or tell the shift of the same block which tokens are padding.
 
         Of all that sees the mask only this is run again when a block is recomputed for its gradients.
         """
-        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        if not (mask is None and self.forward_pass.mask is None) and self.active:
-            self.forward_pass.mask = mask
+        given = {**dict(zip(("hidden_states", "attention_mask"), args, strict=False)), **kwargs}
+        mask, constant_D = given.get("attention_mask"), self.constant(layer)
+        if constant_D is None:
+            if not (mask is None and self.forward_pass.mask is None) and self.inserts:
+                self.forward_pass.mask = mask
+            return None
+        known, grown = self.grown  # read once, because threads share it
+        if known is not mask:  # once for all blocks, which get the same one
+            self.grown = mask, (grown := _IN_FRONT.insert_into_mask(mask))
+        tokens_BTD = _IN_FRONT.insert(given["hidden_states"], constant_D)
+        return (), {**given, "hidden_states": tokens_BTD, **({} if mask is None else {"attention_mask": grown})}
+
+    def after_attention(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
+        """Cut the constant row from tokens and attention weights; what is left of these no longer sums to 1."""
+        if self.constant(layer) is None:
+            return None
+        tokens_BTD, weights_BHTT, *others = output
+        return tokens_BTD[:, 1:], None if weights_BHTT is None else weights_BHTT[:, :, 1:, 1:], *others
 
     def on_embeddings(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        """Insert the registers."""
+        """Take the spikes of fixed positions out, and insert the registers; the largest spike is their start."""
         if not self.active:
             return None
         if args and args[0].ndim == 2:
             raise ValueError("Test-time registers need one sequence of tokens an image, got images packed into one.")
-        return self.layout.insert(output)
+        output, start_D = self._without_spikes(module, output, *args[:2])
+        return self.layout.insert(output, start_D) if self.inserts else output
+
+    def _without_spikes(self, module: nn.Module, tokens_BTD: Tensor, pixels: Tensor, shapes: Any = None) -> Any:
+        """The tokens without what spikes add where the table is interpolated for the images; and the largest spike."""
+        if not self.settings["fixed_positions"]:
+            return tokens_BTD, None
+        spikes_1Dhw = position_spikes(module, self.settings["fixed_positions"])
+        tokens_BTD, patches = tokens_BTD.clone(), slice(self.layout.num_prefix_tokens, None)
+        grid = [length // patch for length, patch in zip(pixels.shape[-2:], self.layout.patch_size, strict=True)]
+        is_naflex = pixels.ndim == 3  # of SigLIP 2: patches, and each image's grid
+        for image, size in enumerate(shapes.tolist()) if is_naflex else [(slice(None), grid)]:
+            mode = "bilinear" if is_naflex else "bicubic"
+            added_DN = nn.functional.interpolate(spikes_1Dhw, size, mode=mode, antialias=is_naflex).flatten(2)[0]
+            tokens_BTD[image, patches][..., : added_DN.shape[1], :] -= added_DN.T.to(tokens_BTD)
+        largest = spikes_1Dhw.norm(dim=1).argmax().unsqueeze(0)
+        return tokens_BTD, spikes_1Dhw.flatten(2)[0].index_select(1, largest)[:, 0]
 
     def before_encoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Insert the registers into tokens and mask together, where the mask is made of the tokens."""
-        if not self.active:
+        if not self.inserts:
             return None
-        tokens, mask = kwargs["inputs_embeds"], kwargs["attention_mask"]
-        mask = None if mask is None else self.layout.insert_into_mask(mask)
-        return args, {**kwargs, "inputs_embeds": self.layout.insert(tokens), "attention_mask": mask}
+        mask = self.layout.insert_into_mask(kwargs["attention_mask"])
+        return args, {**kwargs, "inputs_embeds": self.layout.insert(kwargs["inputs_embeds"]), "attention_mask": mask}
 
     def on_last_block(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         """Remove the registers, before any norm, pooling or projector sees them."""
-        return self.layout.remove(output) if self.active and not self.settings["output_registers"] else None
+        return self.layout.remove(output) if self.inserts and not self.settings["output_registers"] else None
 
     def on_captured(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Remove the registers from the captured `hidden_states` and `attentions`."""
-        if not self.active:
+        if not self.inserts:
+            self.grown = None, None
             return None
         if self.forward_pass.mask is not None:
             self.forward_pass.mask = None
@@ -326,7 +381,7 @@ class Registers:
 
     def on_trunk(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Remove kept registers from `last_hidden_state`, where a head reads it, or from an output of patches only."""
-        if not (self.active and self.settings["output_registers"]):
+        if not (self.inserts and self.settings["output_registers"]):
             return None
         name, index = self.family.patches or ("last_hidden_state", 0)
         layout = replace(self.layout, num_prefix_tokens=0) if self.family.patches else self.layout
@@ -337,7 +392,7 @@ class Registers:
 
     def before_pooling(self, module: nn.Module, args: Any) -> Any:
         """Remove kept registers from the tokens that a pooling head attends to, and from its mask in any case."""
-        if not self.active:
+        if not self.inserts:
             return None
         tokens, *masks = args
         tokens = self.layout.remove(tokens) if self.settings["output_registers"] else tokens
@@ -347,7 +402,7 @@ class Registers:
         """Give out the hidden states with registers that `on_captured` put aside."""
         here: Any = self if torch.compiler.is_compiling() else self.forward_pass
         put_aside, here.states = here.states, ()
-        if not (put_aside and self.active and self.settings["output_registers"]):
+        if not (put_aside and self.inserts and self.settings["output_registers"]):
             return None
 
         def with_registers(states: tuple) -> tuple:
@@ -396,7 +451,7 @@ class NeuronShift(nn.Module):
         super().__init__()
         self.neurons = list(neurons)
         self.registers = registers
-        self._made: dict[tuple[torch.device, torch.dtype], ShiftedNeurons] = {}
+        self._made: dict[torch.device, Tensor] = {}
 
     def forward(self, acts_BTF: Tensor, *, in_place: bool = True) -> Tensor:
         registers, here = self.registers, self.registers.forward_pass
@@ -404,22 +459,21 @@ class NeuronShift(nn.Module):
             return acts_BTF
         if not torch.compiler.is_compiling() and registers.off_in and not here.began:
             raise RuntimeError(
-                "`disable_test_time_registers()` holds in its own thread, but gradient checkpointing on CUDA and "
-                "`DataParallel` use others. Use neither there, or `config.num_test_time_registers = 0` instead."
+                "`disable_test_time_registers()` holds in its own thread; here use `config.num_test_time_registers = 0`."
             )
         in_place = in_place and not (acts_BTF.requires_grad and torch.is_grad_enabled())
-        neurons, seen_BT = self._constants_for(acts_BTF), registers.layout.seen_by_registers(here.mask)
-        return registers.shift(acts_BTF, neurons, registers.layout, registers.settings, seen_BT, in_place=in_place)
+        index_K, seen_BT = self._index_for(acts_BTF), registers.layout.seen_by_registers(here.mask)
+        return registers.shift(acts_BTF, index_K, registers.layout, registers.settings, seen_BT, in_place=in_place)
 
-    def _constants_for(self, acts_BTF: Tensor) -> ShiftedNeurons:
-        """Made once a device and dtype, and not as buffers: they would be lost on the meta device."""
-        kind = (acts_BTF.device, acts_BTF.dtype)
+    def _index_for(self, acts_BTF: Tensor) -> Tensor:
+        """Made once a device, and not a buffer: it would be lost on the meta device."""
+        device, made = acts_BTF.device, self._made
         if torch.compiler.is_compiling() or type(acts_BTF) is not Tensor:  # what is made of fake tensors is fake
-            return ShiftedNeurons.on(*kind, self.neurons)
-        if kind not in self._made:
+            made = {}
+        if device not in made:
             with torch.inference_mode(False):  # so that a later training step may save it for its backward pass
-                self._made[kind] = ShiftedNeurons.on(*kind, self.neurons)
-        return self._made[kind]
+                made[device] = torch.tensor(self.neurons, device=device)
+        return made[device]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": {}}
