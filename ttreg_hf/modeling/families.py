@@ -172,8 +172,9 @@ def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> N
 def _find_child(block: nn.Module, names: tuple[str, ...], what: str) -> tuple[Any, str]:
     found = [(module, name) for module in block.modules() for name, _ in module.named_children() if name in names]
     if not found:
-        held = [name for name, _ in block.named_modules() if name]
-        raise ValueError(f"{type(block).__name__} has {what} with one of {', '.join(names)}, got {held}. Report it.")
+        raise ValueError(
+            f"A block of a known family has {what} with one of {', '.join(names)}, got {block}. Report it."
+        )
     return found[0]
 
 

@@ -459,7 +459,8 @@ class NeuronShift(nn.Module):
             return acts_BTF
         if not torch.compiler.is_compiling() and registers.off_in and not here.began:
             raise RuntimeError(
-                "`disable_test_time_registers()` holds in its own thread; here use `config.num_test_time_registers = 0`."
+                "`disable_test_time_registers()` holds in its own thread, but checkpointing on CUDA and `DataParallel` "
+                "use others. Use neither there, or `config.num_test_time_registers = 0` instead."
             )
         in_place = in_place and not (acts_BTF.requires_grad and torch.is_grad_enabled())
         index_K, seen_BT = self._index_for(acts_BTF), registers.layout.seen_by_registers(here.mask)
