@@ -7,8 +7,9 @@ from .calibration.calibration_result import CalibrationResult
 from .calibration.calibration_run import calibrate, inspect_norms
 from .calibration.config import CalibrationConfig, GateConfig
 from .demonstration.demo import Demo, demo
+from .evaluation.evaluation_config import EvaluationConfig
 from .evaluation.evaluation_result import Evaluation
-from .evaluation.evaluation_run import EvaluationConfig, evaluate
+from .evaluation.evaluation_run import evaluate
 from .images.data_sets import NamedImages
 from .images.data_source import DataSource
 from .loading import ModelSource

@@ -14,7 +14,7 @@ from ttreg_hf.evaluation.tasks import TASKS
 
 from .conftest import run, succeed, without_waiting
 
-FIGURES = ("base", "patched", "zeroed, not moved", "random neurons")
+FIGURES = ("base", "patched", "zeroed, not moved", "random neurons", "interpolated", "masked")
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,29 @@ def test_tasks_that_learn_take_two_splits(base, calibration, data, task, tmp_pat
     assert (told["num_images"], told["num_training_images"]) == (8, 16)
     assert told["files"] == [str(tmp_path / "evaluation.json")]
     assert not (base / "evaluation.json").exists()
+
+
+def test_rows_are_chosen_by_name_and_one_that_cannot_be_is_refused(base, checkpoint, calibration, data, tmp_path):
+    task = ("--task", "segmentation", "--dataset", data, "--split", "test", "--output", tmp_path)
+    rows = ("--row", "interpolated", "--row", "patched")
+    told = json.loads(succeed("evaluate", base, *task, *rows, "--calibration", calibration, "--json").out)
+    assert {each["row"] for each in told["figures"]} == {"base", "patched", "interpolated"}
+    assert told["threshold"]["image_size"] == [112, 112]
+
+    found = succeed("evaluate", checkpoint, *task, "--row", "interpolated", "--image-size", "56")
+    assert "images have another size, which may need another threshold" in found.err + found.out
+    assert "as calibrated at 112 x 112 px" in found.out
+
+    alone = shutil.copytree(checkpoint, tmp_path / "alone")
+    (alone / "calibration.json").unlink()
+    ended = succeed("evaluate", alone, *task)
+    assert "left out: interpolated, masked: outliers are told by" in ended.err + ended.out
+    assert "Outlier patches of interpolated" not in ended.out
+    assert "No figure here is a primary endpoint" in ended.out
+    refused = run("evaluate", alone, *task, *rows)
+    assert refused.code == 1
+    assert "The row 'interpolated' cannot be measured: outliers are told by" in refused.err
+    assert run("evaluate", base, *task, "--row", "hidden").code == 2
 
 
 def test_original_sizes_go_one_by_one(checkpoint, data, tmp_path):

@@ -51,7 +51,7 @@ def found(patched, examples):
 
 def test_the_whole_sweep_is_kept_and_named(found):
     labels = [label for label, _ in found.by_label()]
-    assert labels == ["CorLoc (out, layer 5, cosine, bias -0.5)", "CorLoc (key, layer 5, cosine, bias -0.5)"]
+    assert labels == [f"CorLoc ({each}, layer 5, cosine, bias -0.5), exploratory" for each in ("out", "key")]
     assert found.rows == ("base", "patched", "zeroed, not moved", "random neurons")
     assert (found.num_images, found.num_training_images, found.source) == (7, 0, SOURCE)
     assert found.settings["features"] == ["out", "key"]
@@ -101,6 +101,8 @@ def test_a_checkpoint_shows_it_on_its_card_and_when_it_is_pushed(found, patched,
     text = card.read_text(encoding="utf-8")
     assert "**object-discovery** on org/scenes (test): 7 images" in text
     assert "Written by its owner." in text
+    assert "CorLoc (key, layer 5, cosine, bias -0.5), exploratory" in text
+    assert text.count("No figure here is a primary endpoint") == 2
     assert text.count("## Evaluated") == 1
     results = ModelCard.load(card).data.eval_results
     patched_figures = [figure for figure in found.figures if figure.row == "patched"]

@@ -166,7 +166,7 @@ def test_rows_schemes_and_metrics(found, patched):
     for each in alone.figures:
         assert figures(found, "top-1", each.row, UNQUANTISED).value == each.value
     lines = evaluation_table(found).rows
-    label = f"{ORDINARY} (int8 dynamic)"
+    label = f"{ORDINARY} (int8 dynamic), exploratory"
     (base_line,) = [line for line in lines if line[0] == label]
     assert base_line[2] == f"{100 * figures(found, ORDINARY, 'base', 'int8 dynamic').value:.3g}"
 

@@ -15,8 +15,8 @@ from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.calibration_result import CalibrationResult
+    from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
     from ttreg_hf.evaluation.evaluation_result import Evaluation
-    from ttreg_hf.evaluation.evaluation_run import EvaluationConfig
     from ttreg_hf.evaluation.examples import Columns
 
 
@@ -77,7 +77,8 @@ def evaluate(
     processes = Processes.launched(model_options.device)
     model_at = model_source(model, model_options, device=processes.device)
     loaded, processor = open_model(model_at)
-    chosen = _task(kind, task_options, neurons or calibration_of(loaded, model_at))
+    told_by = neurons or calibration_of(loaded, model_at)
+    chosen = _task(kind, task_options, told_by)
     trained = None
     if trained_registers is not None:
         others = dataclasses.replace(model_options, revision=None)
@@ -92,6 +93,7 @@ def evaluate(
             columns=_columns(data_options),
             config=config,
             register_neurons=neurons,
+            calibration=told_by,
             trained_registers=trained,
             processor=processor,
             accelerator=processes.accelerator,
@@ -126,7 +128,7 @@ def _task(kind: Any, given: TaskOptions, calibration: "CalibrationResult | None"
 
 
 def _config(data: DataOptions, seed: int) -> "EvaluationConfig":
-    from ttreg_hf.evaluation.evaluation_run import EvaluationConfig
+    from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
 
     size = data.image_size
     try:
@@ -138,6 +140,7 @@ def _config(data: DataOptions, seed: int) -> "EvaluationConfig":
             seed=seed,
             workers=data.workers,
             max_bad_share=data.max_bad_images,
+            rows=tuple(data.row) if data.row else None,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -193,7 +196,7 @@ def _write(found: "Evaluation", checkpoint: Path | None, output: Path | None) ->
 
 
 def _print(printer: Printer, found: "Evaluation") -> None:
-    from ttreg_hf.report.evaluation_table import evaluation_table
+    from ttreg_hf.report.evaluation_table import endpoint_sentence, evaluation_table
     from ttreg_hf.report.quantisation_words import quantisation_words
 
     printer.show_table(evaluation_table(found), left=2)
@@ -204,3 +207,6 @@ def _print(printer: Printer, found: "Evaluation") -> None:
     printer.say(
         "Intervals: images drawn again with replacement; what was learned, and the random neurons, stay as they are."
     )
+    printer.say(endpoint_sentence(found))
+    if found.threshold is not None:
+        printer.say(f"Outlier patches of interpolated and masked: {found.threshold}.")

@@ -85,6 +85,13 @@ class DataOptions:
             rich_help_panel=DATA_PANEL,
         ),
     ] = None
+    row: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A row beside the base model, such as patched or interpolated; may be given again. Default: all.",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None
     workers: options.Workers = None
     max_bad_images: options.MaxBadImages = 0.01
 

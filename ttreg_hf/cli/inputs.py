@@ -105,7 +105,7 @@ def calibration_of(loaded: Any, source: "ModelSource") -> "CalibrationResult | N
     Raises:
         FileNotFoundError, ValueError: files that are not, or no longer, a calibration.
     """
-    from ttreg_hf.publishing.calibration_beside import calibration_beside
+    from ttreg_hf.calibration.calibration_beside import calibration_beside
 
     return calibration_beside(loaded, source.name_or_path, revision=source.revision, token=source.token)
 

@@ -9,6 +9,7 @@ from markupsafe import escape
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import base_name
+from ttreg_hf.calibration.calibration_beside import calibration_beside
 from ttreg_hf.demonstration.demo_page import Shown, render_demo
 from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.images.progress import Progress, silent
@@ -18,7 +19,6 @@ from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.pictures.picture_files import check_images
 from ttreg_hf.pictures.visualization import HasNorms, base_form, detection_of, opened, patched_form
 from ttreg_hf.planted import planted_note
-from ttreg_hf.publishing.calibration_beside import calibration_beside
 from ttreg_hf.publishing.privacy import public_title
 from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
 from ttreg_hf.writing import whole_directory, write_file

@@ -10,13 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ttreg_hf.evaluation.examples import LabelledBatches
 from ttreg_hf.evaluation.ground_truth import LABEL
+from ttreg_hf.evaluation.rows import Row
 from ttreg_hf.evaluation.scores import Scores, Tally
-from ttreg_hf.measuring.recorder import Recorder
-from ttreg_hf.measuring.tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,10 @@ def classified(metric: str, found_B: Any, test: Labelled) -> Scores:
     return Scores(metric, "", test.places, right, np.ones_like(right))
 
 
-def global_features(model: PreTrainedModel, images: LabelledBatches) -> Labelled:
+def global_features(row: Row, images: LabelledBatches) -> Labelled:
     """CLS or the pooled feature of every image, from all processes."""
     found: list[tuple[int, Any, int | None]] = []
-    with Recorder(VisionTower.of(model), norm_layers=[]) as recorder:
+    with row.recorder() as recorder:
         for batch, truths in images:
             feature_BD = recorder(batch.pixel_values).feature_BD
             assert feature_BD is not None  # all blocks ran
@@ -121,9 +119,9 @@ class KnnClassification:
     hub_task: ClassVar[str] = "image-classification"
     hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Top-1 accuracy."""
-        known, asked = global_features(model, training(self.name, train)), global_features(model, test)
+        known, asked = global_features(row, training(self.name, train)), global_features(row, test)
         settings: Any = {"neighbours": self.neighbours, "temperature": self.temperature}
         return [classified("top-1", on_first_process(test, lambda: knn_classes(known, asked, **settings)), asked)]
 
@@ -145,9 +143,9 @@ class LinearClassification:
     hub_task: ClassVar[str] = "image-classification"
     hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Top-1 accuracy."""
-        known, asked = global_features(model, training(self.name, train)), global_features(model, test)
+        known, asked = global_features(row, training(self.name, train)), global_features(row, test)
         found = on_first_process(test, lambda: linear_classes(known, asked, regularization=self.regularization))
         return [classified("top-1", found, asked)]
 
@@ -174,12 +172,13 @@ class ZeroShotClassification:
     hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
     @torch.no_grad()
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Top-1 accuracy.
 
         Raises:
             ValueError: a model without a text tower, no class names, or a label without one.
         """
+        model: Any = row.model
         if not hasattr(model, "get_text_features"):
             raise ValueError(
                 f"Zero-shot classification needs a model with a text tower, got {type(model).__name__}. Apply to the "
@@ -191,10 +190,9 @@ class ZeroShotClassification:
                 "Zero-shot classification needs the names of the classes, but the data set's labels have none. Give "
                 "`class_names` (`--class-name`), in the order of the labels."
             )
-        both_towers: Any = model
-        tower, texts_CD, tally = VisionTower.of(model), self._text_features(both_towers, names), Tally()
+        texts_CD, tally = self._text_features(model, names), Tally()
         for batch, truths in test:
-            images = both_towers.get_image_features(**tower.inputs(batch.pixel_values))
+            images = model.get_image_features(**row.tower.inputs(batch.pixel_values))
             features_BD = nn.functional.normalize(_pooled(images), dim=-1)
             for truth, found in zip(truths, (features_BD @ texts_CD.T).argmax(1).tolist(), strict=True):
                 if not 0 <= (truth.label or 0) < len(names):

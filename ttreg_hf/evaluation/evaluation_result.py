@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ttreg_hf.records import from_json
 from ttreg_hf.writing import write_into
 
 EVALUATION_FILE = "evaluation.json"
+PRIMARY, EXPLORATORY = "primary", "exploratory"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Figure:
         difference: to the base model's, on the same images, with its interval; `None` for the base model, and where
             it has no such figure.
         hub_metric: what the Hub calls the metric, if the task says so.
+        endpoint: `"primary"`, of which a task has one, named before anything was measured, or `"exploratory"`.
+        patched_minus: the patched model's value minus this one, on the same images, with its interval; `None` for the
+            base model, whose `patched_minus` is the patched model's `difference`, and for the patched model.
     """
 
     metric: str
@@ -38,11 +42,36 @@ class Figure:
     high: float | None
     difference: Interval | None = None
     hub_metric: str | None = None
+    endpoint: str = EXPLORATORY
+    patched_minus: Interval | None = None
 
     @property
     def label(self) -> str:
-        """Metric and setting."""
-        return f"{self.metric} ({self.setting})" if self.setting else self.metric
+        """Metric and setting, and what sort of endpoint it is."""
+        setting = f" ({self.setting})" if self.setting else ""
+        return f"{self.metric}{setting}, {self.endpoint}"
+
+
+@dataclass(frozen=True)
+class CalibratedThreshold:
+    """By which outlier patches are told where nothing is known of them but their norm.
+
+    Args:
+        norm_threshold: L2 norm over channels that an outlier is strictly above.
+        detection_layer: block whose raw output is looked at, 0-based.
+        image_size: height and width in pixels that it was found at; at others norms may be others.
+    """
+
+    norm_threshold: float
+    detection_layer: int
+    image_size: tuple[int, int]
+
+    def __str__(self) -> str:
+        height, width = self.image_size
+        return (
+            f"norms above {self.norm_threshold:.4g} after block {self.detection_layer}, as calibrated at {height} x "
+            f"{width} px"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,8 @@ class Evaluation:
         versions: of packages.
         created: UTC, ISO 8601.
         whole_split: whether all images of the data set were measured, and none was unreadable.
+        threshold: by which `interpolated` and `masked` tell outlier patches; `None` without such a row.
+        left_out: rows that could not be measured, and why.
     """
 
     task: str
@@ -86,6 +117,8 @@ class Evaluation:
     versions: dict[str, str]
     created: str
     whole_split: bool = False
+    threshold: CalibratedThreshold | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -93,7 +126,7 @@ class Evaluation:
         return tuple(dict.fromkeys(figure.row for figure in self.figures))
 
     def by_label(self) -> Iterator[tuple[str, dict[str, Figure]]]:
-        """Metric and setting -> row -> figure."""
+        """Label -> row -> figure."""
         for label in dict.fromkeys(figure.label for figure in self.figures):
             yield label, {figure.row: figure for figure in self.figures if figure.label == label}
 

@@ -2,22 +2,24 @@
 
 import dataclasses
 import datetime
-import functools
 import importlib.metadata
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
+from ttreg_hf.calibration.calibration_beside import calibration_beside
+from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
+from ttreg_hf.evaluation.evaluation_result import Evaluation
 from ttreg_hf.evaluation.examples import Columns, LabelledBatches, LabelledImages
+from ttreg_hf.evaluation.measured_rows import measured_rows
 from ttreg_hf.evaluation.packages import check_packages
-from ttreg_hf.evaluation.rows import BASE, model_rows
-from ttreg_hf.evaluation.scores import Scores, interval_of, interval_of_difference
+from ttreg_hf.evaluation.paired_figures import paired_figures
+from ttreg_hf.evaluation.rows import BASE, Row
+from ttreg_hf.evaluation.scores import Scores
 from ttreg_hf.evaluation.tasks import Task, task_called
 from ttreg_hf.evaluation.whole_image import ORIGINAL, whole_image
 from ttreg_hf.images.batches import ImageBatches
@@ -26,50 +28,9 @@ from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
 from ttreg_hf.images.workers import decode_workers
 from ttreg_hf.loading import is_hub_id, model_and_processor
-from ttreg_hf.measuring.intervals import Bootstrap
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.records import check_types
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How much is measured, and how sure it is.
-
-    Args:
-        num_images: the first ones of the data set, at most.
-        num_training_images: likewise, where a task learns.
-        batch_size: images in a forward pass.
-        image_size: height and width in pixels that whole images are resized to; `None`: the model's own; `"original"`:
-            each image's, rounded to whole patches, one image at a time. Classification takes the checkpoint's own
-            preprocessing unless it is given.
-        resamples: of the images, for the intervals.
-        confidence: of the intervals.
-        seed: of random neurons and intervals.
-        workers: processes that decode; `None`: by device and cores.
-        max_bad_share: unreadable images to skip before stopping, as a share.
-    """
-
-    num_images: int = 10_000
-    num_training_images: int = 10_000
-    batch_size: int = 16
-    image_size: int | str | None = None
-    resamples: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
-    workers: int | None = None
-    max_bad_share: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("num_images", "num_training_images", "batch_size", "resamples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is 1 or more, got {getattr(self, name)}.")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"`confidence` is between 0 and 1, got {self.confidence}.")
-        size = self.image_size
-        if not (size is None or size == ORIGINAL or (isinstance(size, int) and size > 0)):
-            raise ValueError(f"`image_size` is a number of pixels or {ORIGINAL!r}, got {size!r}.")
 
 
 def evaluate(
@@ -81,6 +42,7 @@ def evaluate(
     columns: Columns | None = None,
     config: EvaluationConfig | None = None,
     register_neurons: Any = None,
+    calibration: CalibrationResult | None = None,
     trained_registers: PreTrainedModel | str | None = None,
     processor: Any = None,
     accelerator: Any = None,
@@ -90,8 +52,9 @@ def evaluate(
 ) -> Evaluation:
     """Does patching help? A task's metrics of the base model, the patched one and controls, with paired intervals.
 
-    Rows: the base model; the patched model; its neurons zeroed without being moved; as many random neurons moved; a
-    model with trained registers, if one is given. All see the same images.
+    Rows: the base model; the patched model; its neurons zeroed without being moved; as many random neurons moved; the
+    base model with its outlier patches mended or hidden by hand (see `manual_baselines`); a model with trained
+    registers, if one is given. All see the same images.
 
     Args:
         model_or_id: patched model; or a stock one, which is patched with `register_neurons`; or Hub id or path.
@@ -102,6 +65,8 @@ def evaluate(
         columns: where images, masks, boxes and labels are; found by the usual names.
         config: how much is measured.
         register_neurons: `None`: a patched model's own, or the published ones for a stock one.
+        calibration: tells which patches the rows `interpolated` and `masked` treat; `None`: `register_neurons`, if it
+            is one, or what lies beside a patched checkpoint. Without any these rows are left out.
         trained_registers: model, Hub id or path, such as `"facebook/dinov2-with-registers-large"`.
         processor: image processor; found by the id or path if not given.
         accelerator: an `accelerate.Accelerator`, if several processes share the images.
@@ -111,7 +76,8 @@ def evaluate(
 
     Raises:
         ImportError: without the packages of `ttreg_hf[evaluate]`.
-        ValueError: an unsupported model, a missing column, no images, or too many unreadable ones.
+        ValueError: an unsupported model, a missing column, a row asked for that there cannot be, no images, or too
+            many unreadable ones.
     """
     check_packages()
     config, columns = config or EvaluationConfig(), columns or Columns()
@@ -126,16 +92,24 @@ def evaluate(
     train_images = LabelledImages(train, columns, task.truths) if task.learns else None
     device = accelerator.device if accelerator is not None else None
     model, processor = _open(model_or_id, processor, device)
+    if calibration is None:
+        calibration = _calibration_of(model, model_or_id, register_neurons)
     if register_neurons is not None or not isinstance(model, TTRegModelMixin):
         model = add_test_time_registers(model, register_neurons)
     trained = None if trained_registers is None else _open(trained_registers, processor, device)[0]
 
+    measured = measured_rows(model, task, calibration=calibration, trained=trained, config=config)
+    for reason in measured.reasons():
+        say(reason)
+    is_resized = processor is not None and (task.whole_images or config.image_size is not None)
+    if is_resized and measured.is_for_other_sizes(config.image_size):
+        say(f"images have another size, which may need another threshold than {measured.threshold}")
     run = _Run(task, config, Processes.of(accelerator), progress)
     found: dict[str, list[Scores]] = {}
-    for row, rows_model in model_rows(model, seed=config.seed, trained_registers=trained).items():
-        found[row] = []
-        for each in run.measure(row, rows_model, processor, test_images, train_images):
-            found.setdefault(each.row or row, []).append(each)
+    for name, row in measured.rows.items():
+        found[name] = []
+        for each in run.measure(name, row, processor, test_images, train_images):
+            found.setdefault(each.row or name, []).append(each)
     if not found[BASE] or any(math.isnan(scores.value()) for scores in found[BASE]):
         raise ValueError(
             f"The task {task.name} found nothing to measure in the data set. Check its columns and masks."
@@ -156,10 +130,20 @@ def evaluate(
         image_size=config.image_size,
         confidence=config.confidence,
         seed=config.seed,
-        figures=tuple(_figures(found, config, getattr(task, "hub_metrics", {}))),
+        figures=tuple(
+            paired_figures(
+                found,
+                resamples=config.resamples,
+                confidence=config.confidence,
+                seed=config.seed,
+                hub_metrics=getattr(task, "hub_metrics", {}),
+            )
+        ),
         versions={name: importlib.metadata.version(name) for name in ("torch", "transformers", "ttreg_hf")},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         whole_split=run.saw_all,
+        threshold=measured.threshold,
+        left_out=measured.left_out,
     )
 
 
@@ -173,17 +157,17 @@ class _Run:
         self.saw_all = False
 
     def measure(
-        self, row: str, model: PreTrainedModel, processor: Any, test: LabelledImages, train: LabelledImages | None
+        self, name: str, row: Row, processor: Any, test: LabelledImages, train: LabelledImages | None
     ) -> list[Scores]:
         """A row's scores, of all processes' images."""
         config = self._config
         if self._task.whole_images or config.image_size is not None:
-            processor = whole_image(VisionTower.of(model), processor, config.image_size)
-        tests = self._batches(test, model, processor, config.num_images, row)
+            processor = whole_image(row.tower, processor, config.image_size)
+        tests = self._batches(test, row, processor, config.num_images, name)
         learned = None
         if train is not None:
-            learned = self._batches(train, model, processor, config.num_training_images, f"{row}, training")
-        scores = self._task.scores(model, tests, learned)
+            learned = self._batches(train, row, processor, config.num_training_images, f"{name}, training")
+        scores = self._task.scores(row, tests, learned)
         self.bad_images = self._unreadable(tests) + (self._unreadable(learned) if learned else [])
         record = tests.batches.read_by_all()
         ended = record.end < config.num_images if test.size is None else record.end == test.size
@@ -194,7 +178,7 @@ class _Run:
         return scores
 
     def _batches(
-        self, images: LabelledImages, model: PreTrainedModel, processor: Any, num_images: int, stage: str
+        self, images: LabelledImages, row: Row, processor: Any, num_images: int, stage: str
     ) -> LabelledBatches:
         config, world = self._config, self._processes.world
         batches = ImageBatches(
@@ -202,11 +186,11 @@ class _Run:
             processor,
             num_images=num_images if images.size is None else min(num_images, images.size),
             batch_size=1 if config.image_size == ORIGINAL else config.batch_size,
-            device=model.device,
+            device=row.model.device,
             processes=self._processes,
-            workers=decode_workers(model.device, world) if config.workers is None else config.workers,
+            workers=decode_workers(row.model.device, world) if config.workers is None else config.workers,
             max_bad_share=config.max_bad_share,
-            channels=VisionTower.of(model).num_channels,
+            channels=row.tower.num_channels,
         )
         batches.check_same_images()
         return LabelledBatches(images, batches, self._progress, stage)
@@ -215,26 +199,12 @@ class _Run:
         return [bad.key for bad in images.batches.read_by_all().bad_images.values()]
 
 
-def _figures(found: dict[str, list[Scores]], config: EvaluationConfig, hub_metrics: Mapping[str, str]) -> list[Figure]:
-    """Metrics in order, rows within each."""
-    base = {(scores.metric, scores.setting): scores for scores in found[BASE]}
-    names = dict.fromkeys((each.metric, each.setting) for scores in found.values() for each in scores)
-
-    @functools.cache
-    def bootstrap_of(num_images: int) -> Bootstrap:
-        return Bootstrap(num_images, resamples=config.resamples, confidence=config.confidence, seed=config.seed)
-
-    figures = []
-    for name in names:
-        rows = {row: each for row, scores in found.items() for each in scores if (each.metric, each.setting) == name}
-        for row, scores in rows.items():
-            bootstrap = bootstrap_of(len(scores.places))
-            interval = interval_of(bootstrap, scores)
-            is_base = row == BASE or name not in base
-            difference = None if is_base else interval_of_difference(bootstrap, scores, base[name])
-            metric = hub_metrics.get(name[0])
-            figures.append(Figure(*name, row, interval.value, interval.low, interval.high, difference, metric))
-    return figures
+def _calibration_of(model: Any, model_or_id: Any, register_neurons: Any) -> CalibrationResult | None:
+    """What comes with the neurons, or lies beside a checkpoint whose own neurons are measured."""
+    if isinstance(register_neurons, CalibrationResult):
+        return register_neurons
+    is_named = register_neurons is None and isinstance(model_or_id, (str, Path))
+    return calibration_beside(model, model_or_id) if is_named else None
 
 
 def _open(model_or_id: Any, processor: Any, device: Any) -> tuple[PreTrainedModel, Any]:

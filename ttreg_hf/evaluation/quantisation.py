@@ -17,7 +17,7 @@ from ttreg_hf.evaluation.classification import KnnClassification, training
 from ttreg_hf.evaluation.examples import LabelledBatches
 from ttreg_hf.evaluation.ground_truth import LABEL, MASK
 from ttreg_hf.evaluation.quantisation_scheme import available_schemes, scheme_called, worst_layers
-from ttreg_hf.evaluation.rows import KEPT
+from ttreg_hf.evaluation.rows import KEPT, Row
 from ttreg_hf.evaluation.scores import ERROR, Scores, Tally
 from ttreg_hf.evaluation.segmentation import AttentionSegmentation
 from ttreg_hf.images.batch import Batch
@@ -78,9 +78,9 @@ class QuantisationErrors:
         return "segmentation" in self.also
 
     @torch.no_grad()
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Errors by scheme; the base model's also with its worst linear layers in 16 bit, as a row of its own."""
-        learned = training(self.name, train)
+        learned, model = training(self.name, train), row.model
         scaled_by = learned.batches.up_to(self.num_calibration_images)
         own = VisionTower.to_measure(model)
         ranges = ranges_of(own, scaled_by, processes=test.processes)
@@ -135,7 +135,7 @@ class QuantisationErrors:
     ) -> Iterator[Scores]:
         for task in self.also:
             for name, tower in {UNQUANTISED: own, **twins}.items():
-                for found in _TASKS[task][0]().scores(tower.model, test, train):
+                for found in _TASKS[task][0]().scores(Row(tower.model), test, train):
                     yield dataclasses.replace(found, setting=name)
 
 

@@ -1,29 +1,65 @@
-"""The models that are measured beside each other: what patching does, and what would have happened anyway."""
+"""The rows of a table, measured beside each other: what patching does, and what would have happened anyway."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.measuring.image_maps import MapRecorder
+from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.random_neurons import random_neurons
+from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
 KEPT = "base, its worst linear layers in 16 bit"  # of quantised models only
 BASE, PATCHED, ZEROED, RANDOM, TRAINED = "base", "patched", "zeroed, not moved", "random neurons", "trained registers"
+INTERPOLATED, MASKED = "interpolated", "masked"
+ROWS = (BASE, PATCHED, ZEROED, RANDOM, INTERPOLATED, MASKED, TRAINED)
 
 
-def model_rows(
-    patched: PreTrainedModel, *, seed: int = 0, trained_registers: PreTrainedModel | None = None
-) -> dict[str, PreTrainedModel]:
-    """The rows of a table, all with the patched model's weights but the last one.
+@dataclass(frozen=True)
+class Row:
+    """A model, and how a task reads its patches.
+
+    Args:
+        model: that is run.
+        interpolate: which patches are read as the mean of their ordinary neighbours; `None`: all as they are.
+    """
+
+    model: PreTrainedModel
+    interpolate: OutlierRule | None = None
+
+    @cached_property
+    def tower(self) -> VisionTower:
+        """Of the model."""
+        return VisionTower.of(self.model)
+
+    def recorder(
+        self, *, norm_layers: Iterable[int] = (), states: Iterable[tuple[str, int]] = (), patches: bool = False
+    ) -> Recorder:
+        """What the tower makes of images; arguments as the `Recorder`'s."""
+        return Recorder(
+            self.tower, norm_layers=norm_layers, states=states, patches=patches, interpolate=self.interpolate
+        )
+
+    def map_recorder(self) -> MapRecorder:
+        """Maps of images: the last block's attention above all."""
+        return MapRecorder(self.model, detection_layer=-1, interpolate=self.interpolate)
+
+
+def model_rows(patched: PreTrainedModel, *, seed: int = 0) -> dict[str, PreTrainedModel]:
+    """A patched model and its controls, all with the same weights.
 
     Args:
         patched: a patched model.
         seed: of the random neurons.
-        trained_registers: a model that was trained with registers, to be shown beside it.
 
     Returns:
         `base`; `patched`; `zeroed, not moved`: the token is there, its neurons are zeroed everywhere, their activation
-        goes nowhere; `random neurons`: as many others of the same layers are moved; `trained registers`, if given.
+        goes nowhere; `random neurons`: as many others of the same layers are moved.
     """
     config = patched.config
     neurons = config.register_neurons
@@ -35,10 +71,9 @@ def model_rows(
     }
     listed = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in neurons]
     (others,) = random_neurons(VisionTower.of(patched), listed, draws=1, seed=seed)
-    rows = {
+    return {
         BASE: add_test_time_registers(patched, []),
         PATCHED: add_test_time_registers(patched, neurons, **options),
         ZEROED: add_test_time_registers(patched, neurons, **{**options, "shift_scale": 0.0, "shift_fill": "zero"}),
         RANDOM: add_test_time_registers(patched, others, **options),
     }
-    return rows if trained_registers is None else {**rows, TRAINED: trained_registers}

@@ -30,6 +30,7 @@ class Scores:
         numerators_BC: float64.
         denominators_BC: float64, at least 0.
         row: of the table that they stand in, if it is not that of the model which was measured.
+        is_primary: whether it is the task's primary endpoint, named beforehand; all others are exploratory.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class Scores:
     numerators_BC: Any
     denominators_BC: Any
     row: str | None = None
+    is_primary: bool = False
 
     def value(self) -> float:
         """The figure, from 0 to 1; NaN if no column has anything in it."""
@@ -92,8 +94,13 @@ class Tally:
         above, below = (np.atleast_1d(np.asarray(part, dtype=np.float64)) for part in (numerators, denominators))
         self.found.append((metric, setting, place, above, below))
 
-    def scores(self, processes: Processes) -> list[Scores]:
-        """Of all processes, metrics in the order in which they were first met."""
+    def scores(self, processes: Processes, *, primary: tuple[str, str] | None = None) -> list[Scores]:
+        """Of all processes, metrics in the order in which they were first met.
+
+        Args:
+            processes: that share the images.
+            primary: metric and setting of the primary endpoint; `None`: all are exploratory.
+        """
         by_name: dict[tuple[str, str], list[tuple[int, Any, Any]]] = {}
         for metric, setting, *row in sorted(processes.collect(self.found), key=lambda found: found[2]):
             by_name.setdefault((metric, setting), []).append((row[0], row[1], row[2]))
@@ -104,6 +111,7 @@ class Tally:
                 tuple(place for place, _, _ in rows),
                 np.stack([numerators for _, numerators, _ in rows]),
                 np.stack([denominators for _, _, denominators in rows]),
+                is_primary=(metric, setting) == primary,
             )
             for (metric, setting), rows in by_name.items()
         ]

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ttreg_hf.evaluation.examples import LabelledBatches
 from ttreg_hf.evaluation.ground_truth import MASK, counted_pixels
+from ttreg_hf.evaluation.rows import Row
 from ttreg_hf.evaluation.scores import Scores, Tally
-from ttreg_hf.measuring.image_maps import MapRecorder
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class AttentionSegmentation:
     truths: ClassVar[tuple[str, ...]] = (MASK,)
     learns: ClassVar[bool] = False
     whole_images: ClassVar[bool] = True
+    is_dense: ClassVar[bool] = True
     hub_task: ClassVar[str] = "image-segmentation"
     hub_metrics: ClassVar[Mapping[str, str]] = {
         "mIoU": "mean_iou",
@@ -88,14 +88,14 @@ class AttentionSegmentation:
     }
 
     @torch.no_grad()
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """mIoU of background and foreground over all pixels, pixel accuracy, mean average precision over images.
 
         Raises:
             ValueError: no mask has a foreground.
         """
         tally = Tally()
-        with MapRecorder(model, detection_layer=-1) as maps_of:
+        with row.map_recorder() as maps_of:
             for batch, truths in test:
                 for truth, maps in zip(truths, maps_of(batch.pixel_values), strict=True):
                     figures = attention_figures(maps.attention, truth.mask, ignore_index=self.ignore_index)

@@ -13,14 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ttreg_hf.evaluation.examples import LabelledBatches
 from ttreg_hf.evaluation.ground_truth import MASK, Truth, counted_pixels
+from ttreg_hf.evaluation.rows import Row
 from ttreg_hf.evaluation.scores import Scores, Tally
 from ttreg_hf.images.processes import Processes
-from ttreg_hf.measuring.recorder import Recorder
-from ttreg_hf.measuring.tower import VisionTower
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,12 @@ class SegmentationProbe:
     truths: ClassVar[tuple[str, ...]] = (MASK,)
     learns: ClassVar[bool] = True
     whole_images: ClassVar[bool] = True
+    is_dense: ClassVar[bool] = True
     hub_task: ClassVar[str] = "image-segmentation"
     hub_metrics: ClassVar[Mapping[str, str]] = {"mIoU": "mean_iou", "pixel accuracy": "pixel_accuracy"}
 
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
-        """mIoU over the classes that occur or are predicted, and pixel accuracy.
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+        """mIoU over the classes that occur or are predicted, the primary endpoint, and pixel accuracy.
 
         Raises:
             ValueError: a class above the largest one that was learned.
@@ -91,10 +90,10 @@ class SegmentationProbe:
             raise ValueError(
                 "The segmentation probe learns from training images, got none. Give `train` (`--train-split`)."
             )
-        lessons, num_classes = self._lessons(model, train)
-        probe = self._learn(lessons, num_classes, train.processes, model.device)
+        lessons, num_classes = self._lessons(row, train)
+        probe = self._learn(lessons, num_classes, train.processes, row.model.device)
         tally = Tally()
-        for patches_BDhw, truths in _final_patches(model, test):
+        for patches_BDhw, truths in _final_patches(row, test):
             logits_BChw = self._logits(probe, patches_BDhw)
             for truth, logits_Chw in zip(truths, logits_BChw, strict=True):
                 self._check(truth.mask, num_classes, truth.place)
@@ -105,11 +104,11 @@ class SegmentationProbe:
                 tally.add("mIoU", truth.place, both_C, either_C)
                 pixels = int(counted_pixels(truth.mask, self.ignore_index).sum())
                 tally.add("pixel accuracy", truth.place, float(both_C.sum()), pixels)
-        return tally.scores(test.processes)
+        return tally.scores(test.processes, primary=("mIoU", ""))
 
-    def _lessons(self, model: PreTrainedModel, train: LabelledBatches) -> tuple[list[_Lesson], int]:
+    def _lessons(self, row: Row, train: LabelledBatches) -> tuple[list[_Lesson], int]:
         read: list[tuple[int, Tensor, Any]] = []
-        for patches_BDhw, truths in _final_patches(model, train):
+        for patches_BDhw, truths in _final_patches(row, train):
             features = patches_BDhw.half().cpu()
             read += [(truth.place, each, truth.mask) for truth, each in zip(truths, features, strict=True)]
         largest = [int(mask[counted_pixels(mask, self.ignore_index)].max(initial=0)) for _, _, mask in read]
@@ -206,9 +205,9 @@ def _gradients(
     return gradients
 
 
-def _final_patches(model: PreTrainedModel, images: LabelledBatches) -> Iterator[tuple[Tensor, list[Truth]]]:
+def _final_patches(row: Row, images: LabelledBatches) -> Iterator[tuple[Tensor, list[Truth]]]:
     """The final patch features `(B, D, h, w)` of each batch, and what is known about its images."""
-    with Recorder(VisionTower.of(model), norm_layers=[], patches=True) as recorder:
+    with row.recorder(patches=True) as recorder:
         for batch, truths in images:
             patches_BDhw = recorder(batch.pixel_values).patches_BDhw
             assert patches_BDhw is not None  # all blocks ran

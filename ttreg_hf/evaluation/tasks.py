@@ -2,12 +2,11 @@
 
 from typing import Any, ClassVar, Protocol
 
-from transformers import PreTrainedModel
-
 from ttreg_hf.evaluation.classification import KnnClassification, LinearClassification, ZeroShotClassification
 from ttreg_hf.evaluation.examples import LabelledBatches
 from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
 from ttreg_hf.evaluation.quantisation import QuantisationErrors
+from ttreg_hf.evaluation.rows import Row
 from ttreg_hf.evaluation.scores import Scores
 from ttreg_hf.evaluation.segmentation import AttentionSegmentation
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe
@@ -15,7 +14,7 @@ from ttreg_hf.evaluation.token_probe import TokenProbe
 
 
 class Task(Protocol):
-    """A dataclass of settings that can measure a model.
+    """A dataclass of settings that can measure a model, as a row of a table reads it.
 
     Args:
         name: in commands and files.
@@ -27,6 +26,7 @@ class Task(Protocol):
 
     A task whose figures shall stand in the metadata of a model card also has `hub_task`, such as
     `"image-classification"`, and `hub_metrics`, which says what the Hub calls its metrics: `{"top-1": "accuracy"}`.
+    A dense task, which reads features of single patches, so that they can be mended by hand, has `is_dense = True`.
     """
 
     name: ClassVar[str]
@@ -34,8 +34,8 @@ class Task(Protocol):
     learns: ClassVar[bool]
     whole_images: ClassVar[bool]
 
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
-        """All metrics of one model, of all processes' images, on every process."""
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+        """All metrics of one row, of all processes' images, on every process."""
 
 
 TASKS: dict[str, Any] = {

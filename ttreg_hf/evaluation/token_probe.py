@@ -13,14 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ttreg_hf.evaluation.classification import classified, gathered, linear_classes, on_first_process, training
 from ttreg_hf.evaluation.examples import LabelledBatches
 from ttreg_hf.evaluation.ground_truth import LABEL
+from ttreg_hf.evaluation.rows import Row
 from ttreg_hf.evaluation.scores import Scores
-from ttreg_hf.measuring.recorder import BLOCK_OUTPUT, Recorder
-from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.measuring.recorder import BLOCK_OUTPUT
 from ttreg_hf.modeling.registers import TokenLayout
 
 CLS, RANDOM, LARGEST, REGISTER = "CLS", "random patch", "largest-norm patch", "test-time register"
@@ -80,9 +79,9 @@ class TokenProbe:
     hub_task: ClassVar[str] = "image-classification"
     hub_metrics: ClassVar[Mapping[str, str]] = {"top-1": "accuracy"}
 
-    def scores(self, model: PreTrainedModel, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
+    def scores(self, row: Row, test: LabelledBatches, train: LabelledBatches | None) -> list[Scores]:
         """Top-1 accuracy of each kind of token that the model has."""
-        known, asked = (self._read(model, images) for images in (training(self.name, train), test))
+        known, asked = (self._read(row, images) for images in (training(self.name, train), test))
         found = []
         for kind in known:
             learned, tested = gathered(test, known[kind]), gathered(test, asked[kind])
@@ -94,13 +93,13 @@ class TokenProbe:
             found.append(Scores(scores.metric, kind, scores.places, scores.numerators_BC, scores.denominators_BC))
         return found
 
-    def _read(self, model: PreTrainedModel, images: LabelledBatches) -> dict[str, list[tuple[int, Any, int | None]]]:
-        tower = VisionTower.of(model)
+    def _read(self, row: Row, images: LabelledBatches) -> dict[str, list[tuple[int, Any, int | None]]]:
+        tower = row.tower
         found: dict[str, list[tuple[int, Any, int | None]]] = {kind: [] for kind in kinds_of_tokens(tower.layout)}
         detection_layer, probed = tower.default_detection_layer, (BLOCK_OUTPUT, tower.layer("layer", self.layer))
         if self.detection_layer is not None:
             detection_layer = tower.layer("detection_layer", self.detection_layer)
-        with Recorder(tower, norm_layers=[detection_layer], states=[probed]) as recorder:
+        with row.recorder(norm_layers=[detection_layer], states=[probed]) as recorder:
             for batch, truths in images:
                 recording = recorder(batch.pixel_values)
                 states_BTD, norms_BT = recording.states[probed], recording.norms_LBT[0]

@@ -56,16 +56,18 @@ def whole_image(tower: VisionTower, processor: Any, image_size: int | str | None
     """
     if processor is None:
         return None
-    patch_size = tower.base_layout.patch_size
-    if image_size == ORIGINAL:
-        return WholeImage(processor, None, patch_size)
-    size = _sides(image_size if image_size is not None else _own_size(tower))
-    if any(side % patch for side, patch in zip(size, patch_size, strict=True)):
+    patch_size, size = tower.base_layout.patch_size, whole_size(tower, image_size)
+    if size is not None and any(side % patch for side, patch in zip(size, patch_size, strict=True)):
         raise ValueError(
             f"`image_size` is a multiple of the model's patch size {patch_size[0]} x {patch_size[1]}, got {size[0]} x "
             f"{size[1]}. Give one that is, or {ORIGINAL!r}."
         )
     return WholeImage(processor, size, patch_size)
+
+
+def whole_size(tower: VisionTower, image_size: int | str | None) -> tuple[int, int] | None:
+    """Height and width in pixels that whole images are resized to; `None`: each image's own. As in `whole_image`."""
+    return None if image_size == ORIGINAL else _sides(image_size if image_size is not None else _own_size(tower))
 
 
 def _own_size(tower: VisionTower) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.recorder import Recorder, Recording
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.registers import TokenLayout
@@ -69,13 +70,20 @@ class MapRecorder:
         detection_layer: block whose output is measured, 0-based; negative ones count from the end.
         rollout: whether the attention is rolled out, too, which keeps that of all blocks.
         every_block: whether norms and attention of all blocks are mapped, too.
+        interpolate: as the `Recorder`'s.
 
     Raises:
         ValueError: unsupported family, or a layer that the model does not have.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, detection_layer: int, rollout: bool = False, every_block: bool = False
+        self,
+        model: PreTrainedModel,
+        *,
+        detection_layer: int,
+        rollout: bool = False,
+        every_block: bool = False,
+        interpolate: OutlierRule | None = None,
     ) -> None:
         tower = VisionTower.to_measure(model, attention="eager")
         layer = tower.layer("detection_layer", detection_layer)
@@ -83,7 +91,9 @@ class MapRecorder:
         self._detection_row = layer if every_block else 0
         normed = range(tower.num_layers) if every_block else [layer]
         attended = range(0 if rollout or every_block else tower.num_layers - 1, tower.num_layers)
-        self.recorder = Recorder(tower, norm_layers=normed, attention_layers=attended, patches=True)
+        self.recorder = Recorder(
+            tower, norm_layers=normed, attention_layers=attended, patches=True, interpolate=interpolate
+        )
 
     def __enter__(self) -> "MapRecorder":
         self.recorder.__enter__()

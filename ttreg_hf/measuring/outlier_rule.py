@@ -58,16 +58,20 @@ class OutlierRule:
             layout: of the tokens between the blocks.
             row: of the detection block in `recording.norms_LBT`.
         """
-        norms_BT = recording.norms_LBT[row]
-        outliers_BT = norms_BT > self.norm_threshold
-        outliers_BT[:, layout.registers] = False  # a patched model's hold the norm by design
-        if not self.detect_on_prefix:
-            outliers_BT[:, layout.prefix] = False
-        patches = layout.patches
+        norms_BT, patches = recording.norms_LBT[row], layout.patches
+        outliers_BT = self.above(norms_BT, layout)
         outliers_BT[:, patches] = self.without_exceptions(
             outliers_BT[:, patches], recording.embedding_norms_BT[:, patches], norms_BT[:, patches]
         )
         return outliers_BT
+
+    def above(self, norms_BT: Tensor, layout: TokenLayout) -> Tensor:
+        """Tokens above the threshold, exceptions among them; `(B, T)` bool."""
+        above_BT = norms_BT > self.norm_threshold
+        above_BT[:, layout.registers] = False  # a patched model's hold the norm by design
+        if not self.detect_on_prefix:
+            above_BT[:, layout.prefix] = False
+        return above_BT
 
     def without_exceptions(self, above_BN: Tensor, embedding_norms_BN: Tensor, norms_BN: Tensor) -> Tensor:
         """Patches above the threshold, less those at fixed positions and those that are content; `(B, N)` bool."""

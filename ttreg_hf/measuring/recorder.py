@@ -10,14 +10,18 @@ Letters: `L` blocks, `B` images, `T` tokens (as the blocks see them, test-time r
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ttreg_hf.measuring.feature import final_patches, pooled_feature
 from ttreg_hf.measuring.hooks import Hooks
+from ttreg_hf.measuring.interpolation import interpolated
 from ttreg_hf.measuring.tower import VisionTower
+
+if TYPE_CHECKING:
+    from ttreg_hf.measuring.outlier_rule import OutlierRule
 
 BLOCK_OUTPUT = "out"
 STATES = ("key", "query", "value", BLOCK_OUTPUT)
@@ -76,6 +80,8 @@ class Recorder(Hooks):
         attention_layers: whose attention weights are recorded; the tower must use eager attention.
         patches: whether the final patch features are recorded.
         stop_after: last block that runs; all by default.
+        interpolate: which patches are read as the mean of their ordinary neighbours, by their norm alone; `None`: all
+            are read as they are. See `interpolation.py`.
 
     Raises:
         ValueError: an unknown state, or a layer that the model does not have.
@@ -91,6 +97,7 @@ class Recorder(Hooks):
         attention_layers: Iterable[int] = (),
         patches: bool = False,
         stop_after: int | None = None,
+        interpolate: "OutlierRule | None" = None,
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -101,13 +108,15 @@ class Recorder(Hooks):
         self._attention_layers = [tower.layer("attention_layers", layer) for layer in attention_layers]
         self._patches = patches
         self._stop_after = stop_after
+        self._interpolate = interpolate
         self._recorded: dict[tuple[str, Any], Tensor] = {}
 
     def __enter__(self) -> "Recorder":
         tower, handles = self.tower, self._handles
         handles.append(tower.blocks[0].register_forward_pre_hook(self._record_embeddings, with_kwargs=True))
-        for layer in self._norm_layers:
-            handles.append(self._on_output(tower.blocks[layer], ("norms", layer), _norms))
+        detection = [] if self._interpolate is None else [self._interpolate.detection_layer]
+        for layer in {*self._norm_layers, *detection}:
+            handles.append(self._on_output(tower.blocks[layer], ("norms", layer), token_norms))
         for layer in self._layers:
             record = self._record_input(("acts", layer))
             handles.append(tower.down_projections[layer].register_forward_pre_hook(record))
@@ -136,7 +145,7 @@ class Recorder(Hooks):
             pass
         finally:  # nothing is kept alive here, after a failure neither
             recorded, self._recorded = self._recorded, {}
-        return Recording(
+        recording = Recording(
             norms_LBT=_stacked(
                 [recorded["norms", layer] for layer in self._norm_layers], recorded["embeddings", None]
             ),
@@ -147,9 +156,13 @@ class Recorder(Hooks):
             attentions={layer: recorded["attention", layer] for layer in self._attention_layers},
             **ends,
         )
+        if self._interpolate is None:
+            return recording
+        outliers_BT = self._interpolate.above(recorded["norms", self._interpolate.detection_layer], tower.layout)
+        return interpolated(recording, outliers_BT, tower.layout, grid)
 
     def _record_embeddings(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        self._recorded["embeddings", None] = _norms(args[0] if args else kwargs["hidden_states"])
+        self._recorded["embeddings", None] = token_norms(args[0] if args else kwargs["hidden_states"])
 
     def _record_input(self, name: tuple[str, Any]) -> Any:
         def record(module: Any, args: Any) -> None:
@@ -184,7 +197,8 @@ def _stacked(norms: list[Tensor], like_BT: Tensor) -> Tensor:
     return torch.stack(norms) if norms else like_BT.new_empty(0, *like_BT.shape)
 
 
-def _norms(hidden_states: Tensor) -> Tensor:
+def token_norms(hidden_states: Tensor) -> Tensor:
+    """L2 norm over channels, float32: `(B, T, D)` -> `(B, T)`."""
     wide = torch.promote_types(hidden_states.dtype, torch.float32)  # a float64 model's norms are not summed in less
     return torch.linalg.vector_norm(hidden_states, dim=-1, dtype=wide).float()
 

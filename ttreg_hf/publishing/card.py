@@ -19,7 +19,7 @@ from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.known.install_spec import install_hint
 from ttreg_hf.loading import is_hub_id
 from ttreg_hf.pictures.numbers import counted
-from ttreg_hf.report.evaluation_table import card_results, evaluation_table
+from ttreg_hf.report.evaluation_table import card_results, endpoint_sentence, evaluation_table
 from ttreg_hf.report.quantisation_words import quantisation_words
 from ttreg_hf.report.table import markdown, markdown_text
 from ttreg_hf.report.verification_tables import notes_of, verification_tables
@@ -150,6 +150,7 @@ def _shown(evaluation: Evaluation) -> dict[str, Any]:
         "num_training_images": evaluation.num_training_images,
         "table": markdown(evaluation_table(evaluation)),
         "words": list(map(markdown_text, quantisation_words(evaluation))),
+        "endpoint": markdown_text(endpoint_sentence(evaluation)),
     }
 
 

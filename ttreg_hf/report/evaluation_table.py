@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult
 
-from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
+from ttreg_hf.evaluation.evaluation_result import PRIMARY, Evaluation, Figure
 from ttreg_hf.evaluation.rows import BASE, PATCHED, TRAINED
 from ttreg_hf.evaluation.scores import ERROR
 from ttreg_hf.known.checkpoints import known_checkpoint
@@ -47,13 +47,24 @@ def card_results(evaluation: Evaluation) -> list[EvalResult]:
     ]
 
 
+def endpoint_sentence(evaluation: Evaluation) -> str:
+    """Which endpoint is primary, and on it the patched model against each other row."""
+    primary = [figure for figure in evaluation.figures if figure.endpoint == PRIMARY]
+    if not primary:
+        return "No figure here is a primary endpoint: all are exploratory, which is to say hints."
+    against = [f"{each.row} {_difference(each.patched_minus)}" for each in primary if each.patched_minus is not None]
+    base = [f"base {_difference(each.difference)}" for each in primary if each.row == PATCHED]
+    differences = f" patched minus {', '.join(base + against)}." if base else ""
+    return f"{primary[0].label}:{differences} It was named beforehand; all else is exploratory, which is to say hints."
+
+
 def _cells(figure: Figure) -> tuple[str, str, str]:
-    difference, form = figure.difference, ".3g" if figure.metric.startswith(ERROR) else ".1f"
-    return (
-        f"{100 * figure.value:{form}}",
-        _bounds(figure, form),
-        "" if difference is None else f"{100 * difference.value:+{form}} ({_bounds(difference, f'+{form}')})",
-    )
+    form = ".3g" if figure.metric.startswith(ERROR) else ".1f"
+    return f"{100 * figure.value:{form}}", _bounds(figure, form), _difference(figure.difference, form)
+
+
+def _difference(found: Interval | None, form: str = ".1f") -> str:
+    return "" if found is None else f"{100 * found.value:+{form}} ({_bounds(found, f'+{form}')})"
 
 
 def _bounds(found: Figure | Interval, form: str) -> str:
