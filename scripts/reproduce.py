@@ -6,10 +6,11 @@
 """Evidence on published checkpoints by one command, for whoever has the Hub: `uv run reproduce.py --output DIR`.
 
 One row a checkpoint and size: inspect, calibrate, overlap with published neurons, what patching does, pictures, and,
-with `--segmentation`, a dense task with the rivals that people try by hand. What is done is kept in DIR, so a run goes
+with `--segmentation`, a dense task beside what people try by hand. What is done is kept in DIR, so a run goes
 on where it ended; what fails is named, and the others go on. Cells that nobody has filled print "not run".
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ import typer
 from transformers import PreTrainedModel
 
 from ttreg_hf import CalibrationConfig, CalibrationResult, add_test_time_registers, calibrate
-from ttreg_hf.evaluation.evaluation_run import EvaluationConfig, evaluate
+from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
+from ttreg_hf.evaluation.evaluation_result import PRIMARY
+from ttreg_hf.evaluation.evaluation_run import evaluate
+from ttreg_hf.evaluation.rows import BASE, INTERPOLATED, MASKED, PATCHED
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe
 from ttreg_hf.evaluation.whole_image import whole_image
 from ttreg_hf.images.data_sets import find_images
@@ -32,10 +36,10 @@ from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.pictures.picture_files import write_before_after
 from ttreg_hf.writing import write_file
 
-NOT_RUN, FAILED = "not run", "failed"
+NOT_RUN, FAILED, LEFT_OUT = "not run", "failed", "left out"
 CALIBRATION, PICTURES, DENSE_FILE, ERROR_FILE = "calibration", "pictures", "dense_task.json", "error.txt"
+ROWS = (BASE, PATCHED, INTERPOLATED, MASKED)  # of an evaluation; all are in the JSON
 TABLE_FILE, ROWS_FILE = "reproduction.md", "reproduction.json"
-RIVALS = ("base", "patched", "interpolated", "masked")  # rows of an evaluation
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Run:
         if (self.folder / CALIBRATION).exists():
             row |= found_by(CalibrationResult.load(self.folder / CALIBRATION), self._target)
         if (self.folder / DENSE_FILE).exists():
-            row["mIoU"] = json.loads((self.folder / DENSE_FILE).read_text(encoding="utf-8"))
+            row |= json.loads((self.folder / DENSE_FILE).read_text(encoding="utf-8"))
         if (self.folder / ERROR_FILE).exists():
             row["error"] = (self.folder / ERROR_FILE).read_text(encoding="utf-8")
         return row
@@ -153,7 +157,7 @@ class Run:
 
     def _evaluate(self, model: PreTrainedModel, processor: Any) -> None:
         result = CalibrationResult.load(self.folder / CALIBRATION)
-        means: dict[str, float] = {}
+        dense: dict[str, Any] = {"mIoU": {}, LEFT_OUT: {}}
         if result.register_neurons:
             splits = [find_images(self._settings.segmentation, split=name, token=self._settings.token).images
                       for name in ("train", "test")]  # fmt: skip
@@ -162,12 +166,14 @@ class Run:
                 splits[1],
                 task=SegmentationProbe(),
                 train=splits[0],
-                config=EvaluationConfig(num_images=1000, num_training_images=2000, image_size=self._target.image_size),
-                register_neurons=result.register_neurons,
+                config=EvaluationConfig(num_images=1000, num_training_images=2000, image_size=result.image_size[0]),
+                register_neurons=result,
                 processor=load_processor(self._target.model, token=self._settings.token),
             )
-            means = {figure.row: figure.value for figure in found.figures if figure.metric == "mIoU"}
-        write_file(self.folder / DENSE_FILE, json.dumps(means, indent=2).encode())
+            primary = [figure for figure in found.figures if figure.endpoint == PRIMARY]
+            dense = {"mIoU": {each.row: each.value for each in primary}, LEFT_OUT: found.left_out}
+            dense["patched minus"] = {each.row: each.patched_minus for each in primary if each.patched_minus}
+        write_file(self.folder / DENSE_FILE, json.dumps(dense, indent=2, default=dataclasses.asdict).encode())
 
 
 def found_by(result: CalibrationResult, target: Target) -> dict[str, Any]:
@@ -198,10 +204,11 @@ def found_by(result: CalibrationResult, target: Target) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     heads = ["checkpoint", "px", "images", "block", "largest / median norm", "verdict", "neurons", "published found",
-             "outliers after / before", "drift", *(f"mIoU, {name}" for name in RIVALS)]  # fmt: skip
+             "outliers after / before", "drift", *(f"mIoU, {name}" for name in ROWS)]  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         cells = {**row, **{f"mIoU, {name}": value for name, value in row.get("mIoU", {}).items()}}
+        cells |= {f"mIoU, {name}": LEFT_OUT for name in row.get(LEFT_OUT, {})}
         cells |= {"checkpoint": row["model"], "px": row["image_size"] or "own"}
         if "error" in row and "verdict" not in row:
             cells["verdict"] = f"{FAILED} ({row['error'].split(':')[0]})"
@@ -214,6 +221,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "",
         "Norms: L2 over channels of the named block's raw output, before any final LayerNorm; blocks from 0.",
     ]
+    lines += ["mIoU: of linear segmentation, the primary endpoint; interpolated, masked: by hand, without a register."]
+    lines += [f"{row['model']}: {name}: {why}" for row in rows for name, why in row.get(LEFT_OUT, {}).items()]
     lines += [f"{row['model']}: {FAILED} at {row['error']}" for row in rows if "error" in row]
     return "\n".join(lines) + "\n"
 
@@ -229,7 +238,7 @@ def reproduce(
     model: Annotated[list[str], typer.Option(help="Hub id of the list; may be given again. Default: all.")] = [],  # noqa: B006
     dataset: Annotated[str | None, typer.Option(help="Images; by default those recommended for the model.")] = None,
     segmentation: Annotated[
-        str | None, typer.Option(help="Data set with masks, splits train and test: linear segmentation, with rivals.")
+        str | None, typer.Option(help="Data set with masks, splits train and test: linear segmentation.")
     ] = None,
     num_images: Annotated[int, typer.Option(min=1, help="To calibrate on.")] = 500,
     device: Annotated[str | None, typer.Option(help="A GPU by default, where there is one.")] = None,

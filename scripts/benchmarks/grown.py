@@ -17,7 +17,8 @@ import typer
 from transformers import AutoModel, PreTrainedModel
 
 from benchmarks.growing import grow
-from benchmarks.grown_judging import Judgement, calibrated, dense_tasks, outliers_an_image, rows_of
+from benchmarks.grown_dense_tasks import dense_tables, dense_tasks
+from benchmarks.grown_judging import Judgement, calibrated, outliers_an_image, rows_of
 from benchmarks.grown_photographs import crops_to_calibrate, crops_to_report, squares_to_grow
 from benchmarks.grown_variants import VARIANTS
 from benchmarks.options import Device, one_of, place_of
@@ -27,7 +28,8 @@ from ttreg_hf.calibration.verdict import CLEAN
 from ttreg_hf.loading import load_processor
 from ttreg_hf.writing import whole_directory, write_file
 
-RESULT_FILE, DENSE_FILE, TABLE_FILE = "result.json", "dense_tasks.json", "grown.md"
+RESULT_FILE, TABLE_FILE = "result.json", "grown.md"
+DENSE_FILE, DENSE_TABLE_FILE = "dense_tasks.json", "dense_tasks.md"
 CHECKPOINT, CALIBRATION = "checkpoint", "calibration"
 CAPTION = (
     "The artifacts were trained in by this project, with the marks that the detector looks for. The table shows that "
@@ -78,7 +80,7 @@ def run_job(job: Job) -> None:
     result = CalibrationResult.load(job.output / CALIBRATION)
     if job.composites is not None and result.register_neurons and not (job.output / DENSE_FILE).exists():
         found = dense_tasks(original, grown, result, job.composites, load_processor(str(job.base)))
-        write_file(job.output / DENSE_FILE, json.dumps(found, indent=2).encode())
+        write_file(job.output / DENSE_FILE, json.dumps(found, indent=2, allow_nan=False).encode())
         _say(job, "dense tasks done")
 
 
@@ -191,6 +193,12 @@ def grown_artifacts(
     text = table([json.loads(path.read_text(encoding="utf-8")) for path in done])
     write_file(output / TABLE_FILE, text.encode())
     print(text)
+    dense = {f"{job.variant}, {job.seed}": job.output / DENSE_FILE for job in jobs}
+    dense = {name: file for name, file in dense.items() if file.exists()}
+    if dense:
+        text = dense_tables(dense)
+        write_file(output / DENSE_TABLE_FILE, text.encode())
+        print(text)
     if len(done) < len(jobs):
         raise typer.Exit(1)
 

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,6 @@ from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.evaluation.evaluation_result import Evaluation
-from ttreg_hf.evaluation.evaluation_run import EvaluationConfig, evaluate
 from ttreg_hf.evaluation.rows import BASE, model_rows
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_sets import NamedImages
@@ -29,8 +26,6 @@ from ttreg_hf.measuring.intervals import interval_of_mean, interval_of_ratio
 from ttreg_hf.measuring.measurement import Measurement, measure
 from ttreg_hf.measuring.tower import VisionTower
 
-ORIGINAL = "before growing"
-PRIMARY, EXPLORATORY = ("segmentation-probe",), ("object-discovery", "segmentation")
 _BATCH_SIZE = 16
 
 
@@ -118,37 +113,6 @@ def rows_of(
 def outliers_an_image(grown: PreTrainedModel, result: CalibrationResult, crops: Crops) -> float:
     """Mean number of outlier tokens by the rule that the calibration found."""
     return float(_measured(grown, crops, result).outliers_B.mean())
-
-
-def dense_tasks(
-    original: PreTrainedModel, grown: PreTrainedModel, result: CalibrationResult, composites: Path, processor: Any
-) -> tuple[dict[str, Any], ...]:
-    """Tasks on composites with exact masks; of the model before growing its base row."""
-    import datasets
-
-    splits = {name: datasets.load_dataset("parquet", data_files=str(composites / f"{name}.parquet"), split="train")
-              for name in ("train", "test")}  # fmt: skip
-    config = EvaluationConfig(num_images=len(splits["test"]), num_training_images=len(splits["train"]))
-    found = []
-    for task in PRIMARY + EXPLORATORY:
-        for name, model in ((ORIGINAL, original), ("grown", grown)):
-            evaluation = evaluate(
-                model,
-                splits["test"],
-                task=task,
-                train=splits["train"],
-                config=config,
-                register_neurons=result.register_neurons,
-                processor=processor,
-                source="composites",
-            )
-            found.append(_figures(name, evaluation))
-    return tuple(found)
-
-
-def _figures(model: str, evaluation: Evaluation) -> dict[str, Any]:
-    kept = [each for each in evaluation.figures if model != ORIGINAL or each.row == BASE]
-    return {"model": model, "task": evaluation.task, "figures": [dataclasses.asdict(each) for each in kept]}
 
 
 def _measured(model: PreTrainedModel, crops: Crops, result: CalibrationResult) -> Measurement:

@@ -102,7 +102,14 @@ def test_a_run_goes_on_where_it_ended(first):
     done = _run(first.hub, folder, "--model", zoo.GIANT, "--segmentation", scenes)
     rows = {(row["model"], row["image_size"]): row for row in _rows(folder)}
     assert rows[zoo.GIANT, None]["verdict"] == "fixed", done.stderr
-    assert {"base", "patched"} <= set(rows[zoo.GIANT, None]["mIoU"])
+    found = rows[zoo.GIANT, None]
+    assert found["left out"] == {}
+    assert {"base", "patched", "interpolated", "masked"} <= set(found["mIoU"])
+    assert {"interpolated", "masked"} <= set(found["patched minus"])
+    assert set(found["patched minus"]["masked"]) == {"value", "low", "high"}
+    line = next(line for line in done.stdout.splitlines() if line.startswith(f"| {zoo.GIANT} "))
+    assert "not run" not in line
+    assert line.split(" | ")[-1].rstrip(" |") == f"{found['mIoU']['masked']:.4g}"
     assert "error" not in rows[zoo.GIANT, None]
     assert done.returncode == 1  # the broken one is still known as such
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
