@@ -172,9 +172,7 @@ def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> N
 def _find_child(block: nn.Module, names: tuple[str, ...], what: str) -> tuple[Any, str]:
     found = [(module, name) for module in block.modules() for name, _ in module.named_children() if name in names]
     if not found:
-        raise ValueError(
-            f"A block of a known family has {what} with one of {', '.join(names)}, got {block}. Report it."
-        )
+        raise ValueError(f"A known block has {what} with one of {', '.join(names)}, got {block}. Please report it.")
     return found[0]
 
 

@@ -459,7 +459,7 @@ class NeuronShift(nn.Module):
             return acts_BTF
         if not torch.compiler.is_compiling() and registers.off_in and not here.began:
             raise RuntimeError(
-                "`disable_test_time_registers()` holds in its own thread, but checkpointing on CUDA and `DataParallel` "
+                "`disable_test_time_registers()` holds in its own thread, but checkpointing on CUDA and DataParallel "
                 "use others. Use neither there, or `config.num_test_time_registers = 0` instead."
             )
         in_place = in_place and not (acts_BTF.requires_grad and torch.is_grad_enabled())
