@@ -2,10 +2,13 @@
 
 import json
 import re
+from importlib import metadata
+
+import pytest
 
 from ttreg_hf.images.photographs import photograph_paths
 
-from .conftest import run, succeed
+from .conftest import run, succeed, without_waiting
 
 CAT = next(path for path in photograph_paths() if path.stem == "cat")
 
@@ -56,3 +59,33 @@ def test_wrong_inputs_are_told_before_a_model_is_loaded(tmp_path):
         ended = run("demo", "no/such", CAT, option)
         told = re.sub(r"[\s│]+", " ", ended.err)  # it stands in a box
         assert (ended.code, "give `--space ORG/NAME`, too" in told) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--port", "7000"), "give `--live`, too"),
+        (("--share",), "give `--live`, too"),
+        (("--live", "--space", "org/name", "--share"), "a Space has its own address"),
+        (("--live", CAT), "IMAGE: is not for `--live`: pictures are given in the browser"),
+        (("--live", "--output", "page", "--overwrite"), "--output, --overwrite: is not for `--live`"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(arguments, told):
+    ended = run("demo", "no/such", *arguments)
+    assert (ended.code, told in re.sub(r"[\s│]+", " ", ended.err)) == (2, True), ended.err
+
+
+@pytest.mark.parametrize("installed", [None, "5.49.1"])
+def test_without_gradio_6_live_says_what_to_install_before_a_model_is_loaded(installed, monkeypatch):
+    def version(name):
+        if installed is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(metadata, "version", version)
+    ended = run("demo", "no/such", "--live")
+    told = (
+        f'The live demo needs gradio 6; installed is {installed or "none"}. Install it: `pip install "gradio>=6,<7"`.'
+    )
+    assert (ended.code, without_waiting(ended.err)) == (1, f"ttreg: error: {told}\n")

@@ -81,6 +81,7 @@ def test_the_card_links_model_and_base_once_each(shown):
 
 def test_failures_and_dry_runs_leave_the_hub_as_it_was(hub, home):
     hub.add_repository("org/app", {"README.md": b"---\nsdk: gradio\n---\nAn app.\n"}, repo_type="space")
+    hub.add_repository("org/own", {"README.md": b"---\nsdk: static\n---\n", "index.html": b"own"}, repo_type="space")
     hub.fail_next("POST", "org/new/commit/main", status=500)
     before = hub.commits("org/app", repo_type="space")
     source = (
@@ -89,6 +90,7 @@ def test_failures_and_dry_runs_leave_the_hub_as_it_was(hub, home):
 show = ("demo", "checkpoint", "cat.png", "--overwrite", "--output", "page")
 report["dry"] = ttreg(*show, "--space", "org/dry", "--dry-run")
 report["app"] = ttreg(*show, "--space", "org/app")
+report["own"] = ttreg(*show, "--space", "org/own")
 report["new"] = ttreg(*show, "--space", "org/new")
 report["card"] = pathlib.Path("checkpoint/README.md").read_text()
 """
@@ -97,7 +99,9 @@ report["card"] = pathlib.Path("checkpoint/README.md").read_text()
     assert told["dry"]["code"] == 0
     assert "dry run: nothing was sent to org/dry. Its card:\n\n---\n" in told["dry"]["out"]
     assert "sdk: static" in told["dry"]["out"]
-    assert told["app"]["code"] == told["new"]["code"] == 1
+    assert told["app"]["code"] == told["own"]["code"] == told["new"]["code"] == 1
+    assert "if `ttreg demo` made it, but index.html of org/own is not from it." in told["own"]["err"]
+    assert hub.files("org/own", repo_type="space")["index.html"] == b"own"
     assert "is one that runs gradio. Give another name, so that it is not broken." in told["app"]["err"]
     assert "The commit failed, and nothing was changed on the Hub." in told["new"]["err"]
     assert hub.commits("org/app", repo_type="space") == before

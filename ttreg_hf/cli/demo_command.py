@@ -86,9 +86,10 @@ def _live(
     printer: Printer,
 ) -> None:
     """Serve the live page, or publish it."""
-    from ttreg_hf.demonstration.live import serve_live
+    from ttreg_hf.demonstration.live import gradio_version, serve_live
     from ttreg_hf.demonstration.live_space import live_space
 
+    gradio_version()  # an error before the model is loaded, if there is none
     loaded, how, source = _opened(model, model_options, calibration)
     if not is_first_rank():
         return

@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,7 +20,6 @@ from ttreg_hf.publishing.privacy import public_title
 from ttreg_hf.report.neuron_switch import states_to_show
 from ttreg_hf.writing import scratch_directory
 
-MISSING = 'The live demo needs gradio, which is not installed: `pip install "gradio>=6,<7"`.'
 _MOST_WAITING = 16  # pictures in the queue; who comes then is told that it is full
 _LARGEST_FILE = "40mb"
 _CLEANING = (60, 540)  # seconds: how often pictures are looked at, and how old they get
@@ -30,10 +30,33 @@ _POLICY = (
     b"img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; base-uri 'self'; "
     b"connect-src 'self' data: blob:; worker-src 'self' blob:; form-action 'none'; object-src 'none'"
 )
+# Of a phone's width the page gets all, and the progress bar no text across it. As `css=` gradio would not let it reach
+# that far out.
+_HEAD = (
+    "<style>#page .html-container { padding: 0 } @media (max-width: 700px) { "
+    "#page .progress-text { display: none } .gradio-container .main.fillable { padding: 8px !important } }</style>"
+)
 _INTRODUCTION = (
     "<h1>{title}: the neuron switch</h1><p>Give a picture: a file, the camera, or what you have copied. It stays on "
     "the machine that runs this page and is deleted from there, after ten minutes at the latest.</p>"
 )
+
+
+def gradio_version() -> str:
+    """The one that is installed.
+
+    Raises:
+        ImportError: none is, or one with another interface.
+    """
+    try:
+        version = metadata.version("gradio")
+    except metadata.PackageNotFoundError:
+        version = "none"
+    if not version.startswith("6."):
+        raise ImportError(
+            f'The live demo needs gradio 6; installed is {version}. Install it: `pip install "gradio>=6,<7"`.'
+        )
+    return version
 
 
 def serve_live(
@@ -68,7 +91,8 @@ def serve_live(
         ImportError: gradio is not installed.
         OSError: the port is taken.
     """
-    patched = patched_form(model, register_neurons)
+    gradio_version()  # an error before anything else, if there is none
+    num_states = len(states_to_show(patched_form(model, register_neurons)))
 
     def page_of(picture: str, progress: Progress) -> str:
         made = demo(
@@ -84,7 +108,7 @@ def serve_live(
         return made.framed(_FRAME_HEIGHT)
 
     with scratch_directory() as folder, _quiet_gradio(folder) as gradio:
-        app = _app(gradio, page_of, public_title(name, model), num_states=len(states_to_show(patched)))
+        app = _app(gradio, page_of, public_title(name, model), num_states=num_states)
         _, here, everywhere = app.launch(
             prevent_thread_lock=True,
             quiet=True,
@@ -94,6 +118,7 @@ def serve_live(
             max_file_size=_LARGEST_FILE,
             state_session_capacity=_MOST_SESSIONS,
             footer_links=[],
+            head=_HEAD,
             theme=gradio.themes.Base(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
             app_kwargs={"middleware": [(_FromHereOnly, (), {})]},
         )
@@ -113,10 +138,6 @@ def _quiet_gradio(folder: Path) -> Generator[Any]:
         import gradio
 
         yield gradio
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise ImportError(MISSING) from error
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ttreg_hf.applying import base_name
 from ttreg_hf.calibration.calibration_result import JSON_FILE, TENSOR_FILE, CalibrationResult
-from ttreg_hf.demonstration.live import MISSING
+from ttreg_hf.demonstration.live import gradio_version
 from ttreg_hf.demonstration.space import Space, space_card
 from ttreg_hf.known import install_spec
 from ttreg_hf.loading import is_hub_id
@@ -71,7 +71,7 @@ def live_space(
         note=planted_note(model),
         pictures=None,
         sdk=_GRADIO,
-        sdk_version=_gradio_version(),
+        sdk_version=gradio_version(),
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         app_file=_APP,
     )
@@ -89,13 +89,6 @@ def _pinned_requirements() -> str:
     names = [match[0] for line in needed if (match := _NAME.match(line)) is not None]
     pins = [f"{name}=={metadata.version(name).split('+')[0]}" for name in names]  # without a build, as in 2.13.0+cpu
     return "\n".join([install_spec.INSTALL_SPEC, *pins]) + "\n"
-
-
-def _gradio_version() -> str:
-    try:
-        return metadata.version(_GRADIO)
-    except metadata.PackageNotFoundError as error:
-        raise ImportError(MISSING) from error
 
 
 def _calibration_files(calibration: CalibrationResult) -> dict[str, bytes]:

@@ -200,6 +200,13 @@
       markPatch(Math.floor(markedPatch() / width) + step[0], (markedPatch() % width) + step[1]);
     });
   }
+  // The address is for what is shown; and in a frame that has none, such a link would load the page around it.
+  for (const link of all('a[href^="#"]')) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      document.getElementById(link.hash.slice(1)).scrollIntoView();
+    });
+  }
   addEventListener("hashchange", readAddress);
   for (const bar of all("canvas[data-bar]")) draw(bar, 1, 256, inColours(bar.dataset.bar, Array.from({length: 256}, (_, level) => level)));
   readAddress();
