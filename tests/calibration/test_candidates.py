@@ -5,12 +5,15 @@ import torch
 from families import images
 
 from ttreg_hf.calibration.candidates import rank_by_contrast
+from ttreg_hf.calibration.config import CandidateConfig
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import planted_model, synthetic_images
 from ttreg_hf.register_neuron import RegisterNeuron
+
+CONFIG = CandidateConfig()
 
 
 @torch.no_grad()
@@ -24,7 +27,7 @@ def test_figures_are_means_over_the_images_that_have_an_outlier(bare_case):
     neurons = [RegisterNeuron(layer, place, 1.0) for layer, place in ((1, 3), (0, 5), (1, 0))]
     parts = [Batch(part, (0,) * len(part)) for part in images(5).split(2)]
     found = rank_by_contrast(tower, parts, rule, neurons)
-    assert list(found) == sorted(found, key=lambda c: (c.fires_everywhere, -c.contrast))
+    assert list(found) == sorted(found, key=lambda c: (c.fires_everywhere(CONFIG), -c.contrast))
     for candidate in found:
         neuron = candidate.register_neuron
         acts_BN = recording.acts_by_layer[neuron.layer][:, layout.patches, neuron.neuron].abs()
@@ -70,8 +73,8 @@ def test_a_neuron_that_fires_everywhere_comes_last_whatever_its_contrast():
         VisionTower.of(planted.model), batches, rule, [RegisterNeuron(2, hot, 1e6), *planted.register_neurons]
     )
     assert last.register_neuron.neuron == hot
-    assert last.fires_everywhere
-    assert not any(candidate.fires_everywhere for candidate in first)
+    assert last.fires_everywhere(CONFIG)
+    assert not any(candidate.fires_everywhere(CONFIG) for candidate in first)
     assert last.contrast > 10 * first[0].contrast
 
 

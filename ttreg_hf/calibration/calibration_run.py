@@ -30,6 +30,7 @@ from ttreg_hf.calibration.verdict import (
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.images.batches import BadImage
 from ttreg_hf.images.data_sets import NamedImages
+from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
 from ttreg_hf.measuring.neuron_scores import rank_neurons
 from ttreg_hf.measuring.norms import NormReport
@@ -140,23 +141,43 @@ def calibrate(
     Raises:
         ValueError: unsupported model, no images, too many unreadable ones, or settings that this model does not allow.
     """
-    config, gate, run = config or CalibrationConfig(), gate or GateConfig(), run or RunConfig()
-    named = NamedImages.of(images, image_column)
+    named, config = NamedImages.of(images, image_column), config or CalibrationConfig()
     inputs = Inputs.open(
         model_or_id, named, config, processor=processor, revision=revision, accelerator=accelerator, run=run
     )
-    stages, store = Stages(inputs, progress, say), inputs.state_store(run, named.source)
+    return run_stages(Stages(inputs, progress, say), named.source, gate=gate, run=run, revision=revision)
+
+
+def run_stages(
+    stages: Stages,
+    source: DataSource,
+    *,
+    gate: GateConfig | None = None,
+    run: RunConfig | None = None,
+    revision: str | None = None,
+) -> CalibrationResult:
+    """What `calibrate` does once the model and its images are open; the stages carry the constants.
+
+    Args:
+        stages: of the model on its images.
+        source: of the images, for the record.
+        gate: bounds of the verdict `fixed`.
+        run: faults, saved states.
+        revision: of the model, for the record.
+    """
+    gate, run, inputs, config = gate or GateConfig(), run or RunConfig(), stages.inputs, stages.config
+    store = inputs.state_store(run, source)
     inspection = stages.inspect()
     scores = None
     if inspection.has_outliers or config.norm_threshold is not None:
         scores = stages.score(inspection, store=store, early_stop=run.early_stop)
     finding = _finding(stages, inspection, scores, gate)
     record = inputs.batches.read_by_all()
-    _say_how_it_ended(scores, record.end, config, say)
+    _say_how_it_ended(scores, record.end, config, stages.say)
     provenance = provenance_of(
         inputs.tower,
         inputs.batches,
-        source=named.source,
+        source=source,
         revision=revision,
         images_scored=scores.images_scored if scores else 0,
         images_with_outliers=scores.images_with_outliers if scores else 0,

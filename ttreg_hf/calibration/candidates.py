@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ttreg_hf.calibration.config import CandidateConfig
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.neuron_scores import ACTIVE
@@ -16,11 +17,6 @@ from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
-
-_FIRES = 2.0  # times its mean on the other patches of the image
-_EVERYWHERE = 0.5  # of the patches, on which a neuron is active that singles none out
-_HARDLY_EVER = 0.1  # of the images
-_FEW = 0.2  # of the patches, at most, are outliers
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,13 @@ class Candidate:
     consistency: float
     sparsity: float
 
-    @property
-    def fires_everywhere(self) -> bool:
+    def fires_everywhere(self, config: CandidateConfig) -> bool:
         """Active on most patches, and hardly ever more so on the outliers: it does not single them out."""
-        return self.sparsity < _EVERYWHERE and self.consistency < _HARDLY_EVER
+        return self.sparsity < 1 - config.everywhere and self.consistency < config.hardly_ever
 
-    @property
-    def is_sparse(self) -> bool:
-        """Active on few patches, as a register neuron is."""
-        return self.sparsity >= 1 - _FEW
+    def is_dense(self, config: CandidateConfig) -> bool:
+        """Active on many patches, as a register neuron is not."""
+        return self.sparsity < 1 - config.few
 
 
 def rank_by_contrast(
@@ -57,6 +51,7 @@ def rank_by_contrast(
     neurons: Sequence[RegisterNeuron],
     *,
     limit: BatchLimit | None = None,
+    config: CandidateConfig | None = None,
 ) -> tuple[Candidate, ...]:
     """The neurons by contrast, highest first, then by layer and index; those that fire everywhere come last.
 
@@ -66,8 +61,9 @@ def rank_by_contrast(
         rule: which tokens are outliers.
         neurons: the best by the paper's score.
         limit: how many images go through the model at once.
+        config: which neurons single the outliers out.
     """
-    limit = limit or BatchLimit()
+    limit, config = limit or BatchLimit(), config or CandidateConfig()
     by_layer = {layer: [n for n in neurons if n.layer == layer] for layer in sorted({n.layer for n in neurons})}
     layout = tower.layout
     sums: dict[int, list[Tensor]] = {layer: [] for layer in by_layer}
@@ -84,7 +80,7 @@ def rank_by_contrast(
             for layer, found in by_layer.items():
                 index = torch.tensor([neuron.neuron for neuron in found], device=outliers_BN.device)
                 acts_BNk = recording.acts_by_layer[layer][:, layout.patches][..., index].abs()
-                sums[layer].append(_per_image(acts_BNk.double(), outliers_BN)[has_any].cpu())
+                sums[layer].append(_per_image(acts_BNk.double(), outliers_BN, config)[has_any].cpu())
     candidates = []
     for layer, found in by_layer.items():
         images = torch.cat(sums[layer])
@@ -94,15 +90,16 @@ def rank_by_contrast(
     return tuple(
         sorted(
             candidates,
-            key=lambda c: (c.fires_everywhere, -c.contrast, c.register_neuron.layer, c.register_neuron.neuron),
+            key=lambda c: (c.fires_everywhere(config), -c.contrast, c.register_neuron.layer, c.register_neuron.neuron),
         )
     )
 
 
-def _per_image(acts_BNk: Tensor, outliers_BN: Tensor) -> Tensor:
+def _per_image(acts_BNk: Tensor, outliers_BN: Tensor, config: CandidateConfig) -> Tensor:
     """`(B, 3, k)`: contrast, whether it fires, share of quiet patches."""
     outliers_BN1 = outliers_BN.unsqueeze(-1)
     on_outliers = (acts_BNk * outliers_BN1).sum(1) / outliers_BN1.sum(1).clamp_min(1)
     elsewhere = (acts_BNk * ~outliers_BN1).sum(1) / (~outliers_BN1).sum(1).clamp_min(1)
-    fires = (on_outliers > _FIRES * elsewhere).double()
-    return torch.stack([on_outliers - elsewhere, fires, (acts_BNk < ACTIVE).double().mean(1)], dim=1)
+    fires = (on_outliers > config.fires * elsewhere).double()
+    contrast = on_outliers - config.elsewhere_weight * elsewhere
+    return torch.stack([contrast, fires, (acts_BNk < ACTIVE).double().mean(1)], dim=1)

@@ -1,8 +1,10 @@
-"""Settings of a calibration, and of the gate that its verdict passes."""
+"""Settings of a calibration, of the gate that its verdict passes, and the constants that automatic choices rest on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ttreg_hf.measuring.population_config import PopulationConfig
+from ttreg_hf.measuring.position_config import PositionConfig
 from ttreg_hf.records import check_types
 
 
@@ -122,3 +124,111 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+
+
+@dataclass(frozen=True)
+class InspectionConfig:
+    """How outliers are told from content, and where they begin and end.
+
+    Excess is the log of a patch's norm over the median, at one block.
+
+    Args:
+        populations: when large norms count as a population of their own.
+        block_tolerance: the family's default detection block is kept if its separation is this share of the best; a
+            block counts if it shows this share of the outliers of the default one, or of any if that shows none.
+        content_share: a token is content if it had this share of its excess at the embeddings' output already.
+        staying_share: an outlier of the base model stays one below the threshold, but above the norms of ordinary
+            patches, if this share of its excess is left.
+        positions: when a position is fixed.
+        begin_share: of its final excess, from which on a token is on its way.
+        end_share: from which on it has arrived.
+        rare: share of the outliers that may begin before the first layer searched, or end after the last one.
+        hint_evidence: in nats; a dip that shows so much is a hint at outliers where few images were looked at. (On 24
+            to 48 images planted models showed 8.5 or more, models with heavy tails 6.5 or less: seeds 0 to 3 and 100
+            to 102 of `scripts/confusion_table.py`.)
+    """
+
+    populations: PopulationConfig = field(default_factory=PopulationConfig)
+    block_tolerance: float = 0.7
+    content_share: float = 0.5
+    staying_share: float = 0.5
+    positions: PositionConfig = field(default_factory=PositionConfig)
+    begin_share: float = 0.25
+    end_share: float = 0.75
+    rare: float = 0.01
+    hint_evidence: float = 7.5
+
+
+@dataclass(frozen=True)
+class CandidateConfig:
+    """Which neurons single the outliers out.
+
+    Args:
+        elsewhere_weight: of the mean |activation| on the other patches, which is taken from that on the outliers.
+        fires: so many times its mean on the other patches of an image, on the outliers: there it singles them out.
+        everywhere: of the patches; a neuron that is active on more singles none out.
+        hardly_ever: of the images; or else it has to do so in this share.
+        few: of the patches, at most, are outliers; a neuron that is active on more is dense.
+    """
+
+    elsewhere_weight: float = 1.0
+    fires: float = 2.0
+    everywhere: float = 0.5
+    hardly_ever: float = 0.1
+    few: float = 0.2
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """When a set of neurons is enough, and when a neuron is worth its place.
+
+    Costs are feature similarity: mean cosine of the pooled feature to the base model's.
+
+    Args:
+        gone: share of the outliers that may stay for them to count as gone.
+        borderline: so many tokens decide nothing, because a norm next to the threshold is chance: growing may leave
+            them, and pruning may bring as many back, up to `tolerated`.
+        worth: outlier ratio that a neuron must be good for, in units of the feature similarity that it costs. Such a
+            neuron is dropped although outliers come back, up to `tolerated`.
+        min_replaceable_cost: below which a neuron's cost is not looked at before pruning.
+        min_cost: below which it is not looked at after pruning.
+        min_gain: of one scalar a layer over one a neuron, for it to be taken.
+        half: or it leaves less than this share of the outliers, where one a neuron leaves more than `tolerated`.
+        tolerated: outlier ratio up to which neurons are dropped for their cost or for borderline tokens.
+        elsewhere: outlier ratio that a set may leave on images that did not choose it.
+        most_neurons: of the ranking that are tried.
+        most_missing: of the ranking that may come back for images that did not choose the set.
+        num_images: that choose, at most.
+        num_others: images that check the choice, at most; 0: none do.
+    """
+
+    gone: float = 0.01
+    borderline: float = 1.5
+    worth: float = 1.0
+    min_replaceable_cost: float = 0.005
+    min_cost: float = 0.005
+    min_gain: float = 0.005
+    half: float = 0.5
+    tolerated: float = 0.05
+    elsewhere: float = 0.02
+    most_neurons: int = 1024
+    most_missing: int = 64
+    num_images: int = 32
+    num_others: int = 64
+
+    def enough(self, num_outliers: int, *, after_growing: float = 0.0) -> float:
+        """Outlier ratio that a set may leave, where growing left some."""
+        chance = min(after_growing + self.borderline / max(num_outliers, 1), self.tolerated)
+        return max(self.gone, after_growing, chance)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What automatic choices rest on. No setting of anybody's: they were set on models whose truth is known.
+
+    `scripts/confusion_table.py --without` shows what each of them earns there.
+    """
+
+    inspection: InspectionConfig = field(default_factory=InspectionConfig)
+    candidates: CandidateConfig = field(default_factory=CandidateConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ttreg_hf.calibration.config import CalibrationConfig, RunConfig
+from ttreg_hf.calibration.config import CalibrationConfig, Constants, RunConfig
 from ttreg_hf.calibration.run_state import StateStore, fingerprint
 from ttreg_hf.calibration.search import checked_layers
 from ttreg_hf.images.batches import ImageBatches
@@ -31,12 +31,14 @@ class Inputs:
         batches: this process's images.
         config: with 0-based layers; what is `None` is to be chosen.
         photograph_of: from an image's place to its photograph.
+        constants: that automatic choices rest on.
     """
 
     tower: VisionTower
     batches: ImageBatches
     config: CalibrationConfig
     photograph_of: PhotographOf = own_photograph
+    constants: Constants = dataclasses.field(default_factory=Constants)
 
     @classmethod
     def open(

@@ -4,12 +4,12 @@ Letters: `L` blocks, `B` images, `N` patches, `K` tokens above the threshold.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.config import CalibrationConfig, InspectionConfig
 from ttreg_hf.calibration.verdict import Look
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.images.processes import Processes
@@ -18,42 +18,14 @@ from ttreg_hf.measuring.norms import NormReport, NormStatistics, OutlierCounts, 
 from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
 from ttreg_hf.measuring.photographs import PhotographOf, own_photograph, photograph_keys
-from ttreg_hf.measuring.populations import PopulationConfig, Populations, two_populations
-from ttreg_hf.measuring.position_maps import PositionConfig, position_maps
+from ttreg_hf.measuring.populations import Populations, two_populations
+from ttreg_hf.measuring.position_maps import position_maps
 from ttreg_hf.measuring.position_report import PositionMap
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 
 MOST_IMAGES_KEPT = 256
 """Images whose norms are kept patch by patch, over all processes."""
-
-
-@dataclass(frozen=True)
-class InspectionConfig:
-    """How outliers are told from content, and where they begin and end.
-
-    Args:
-        populations: when large norms count as a population of their own.
-        block_tolerance: the family's default detection block is kept if its separation is this share of the best; a
-            block counts if it shows this share of the outliers of the default one, or of any if that shows none.
-        content_share: a token is content if it had this share of its excess at the embeddings' output already.
-        positions: when a position is fixed.
-        begin_share: of its final excess (log of norm over median), from which on a token is on its way.
-        end_share: from which on it has arrived.
-        rare: share of the outliers that may begin before the first layer searched, or end after the last one.
-        hint_evidence: in nats; a dip that shows so much is a hint at outliers where few images were looked at. (On 24
-            to 48 images planted models showed 8.5 or more, models with heavy tails 6.5 or less: seeds 0 to 3 and 100
-            to 102 of `scripts/confusion_table.py`.)
-    """
-
-    populations: PopulationConfig = field(default_factory=PopulationConfig)
-    block_tolerance: float = 0.7
-    content_share: float = 0.5
-    positions: PositionConfig = field(default_factory=PositionConfig)
-    begin_share: float = 0.25
-    end_share: float = 0.75
-    rare: float = 0.01
-    hint_evidence: float = 7.5
 
 
 def norms_of(
@@ -230,7 +202,7 @@ def _rule(
 ) -> OutlierRule:
     """With the threshold that is given, and no exceptions; else with the dip between the two populations."""
     if config.norm_threshold is not None:
-        return OutlierRule(layer, config.norm_threshold, config.detect_on_prefix)
+        return OutlierRule(layer, config.norm_threshold, config.detect_on_prefix, staying_share=settings.staying_share)
     if found is None:  # one population: its own largest norm is no outlier
         threshold = max(paper_threshold(statistics, layer), float(statistics.max_L[layer]))
         return OutlierRule(layer, threshold, config.detect_on_prefix)
@@ -241,7 +213,7 @@ def _rule(
         share_N = torch.cat(above).float().mean(0)
         fixed = tuple((share_N >= settings.positions.fixed_share).nonzero().flatten().tolist())
     content = Content(float(medians[0]), float(medians[layer + 1]), settings.content_share)
-    return OutlierRule(layer, found.threshold, config.detect_on_prefix, fixed, content)
+    return OutlierRule(layer, found.threshold, config.detect_on_prefix, fixed, content, settings.staying_share)
 
 
 def _count(masks: Sequence[Tensor]) -> int:

@@ -5,7 +5,8 @@ Letters: `L` blocks after the detection block.
 
 from dataclasses import replace
 
-from ttreg_hf.calibration.inspection import InspectionConfig, populations_per_block
+from ttreg_hf.calibration.config import InspectionConfig
+from ttreg_hf.calibration.inspection import populations_per_block
 from ttreg_hf.measuring.measurement import Measurement
 from ttreg_hf.measuring.outlier_rule import Content, OutlierRule
 

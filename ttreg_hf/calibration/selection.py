@@ -8,7 +8,8 @@ are worth. Where outliers of other images stay, neurons come back until those ar
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from ttreg_hf.calibration.tried_sets import SelectionConfig, SelectionStep, TriedSets
+from ttreg_hf.calibration.config import SelectionConfig
+from ttreg_hf.calibration.tried_sets import SelectionStep, TriedSets
 from ttreg_hf.measuring.intervention import Intervention, Outcome
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -153,7 +154,7 @@ def _drop_replaceable_costly(
     Pruning looks at outliers alone: it may drop those others first, and then need the costly one. It is looked for
     among the half that costs more, down to one neuron.
     """
-    while len(neurons) > 1 and 1 - tried.outcome(neurons).feature_similarity >= config.min_cost:
+    while len(neurons) > 1 and 1 - tried.outcome(neurons).feature_similarity >= config.min_replaceable_cost:
         part = neurons
         while len(part) > 1 and tried.has_budget():
             halves = part[: len(part) // 2], part[len(part) // 2 :]
@@ -163,7 +164,7 @@ def _drop_replaceable_costly(
         rest = tuple(neuron for neuron in neurons if neuron != part[0])
         now, outcome = tried.outcome(neurons), tried.outcome(rest)
         gain = outcome.feature_similarity - now.feature_similarity
-        is_fine = outcome.outlier_ratio <= bound and gain >= config.min_cost
+        is_fine = outcome.outlier_ratio <= bound and gain >= config.min_replaceable_cost
         tried.note("cost", rest, outcome, kept=is_fine)
         if not is_fine:
             break
@@ -227,6 +228,6 @@ def _with_missing(
 def _is_better(per_layer: Outcome, per_neuron: Outcome, config: SelectionConfig) -> bool:
     """Whether one scalar a layer does clearly better: it takes the outliers away, or keeps more of the feature."""
     if per_neuron.outlier_ratio > config.tolerated:
-        return per_layer.outlier_ratio < 0.5 * per_neuron.outlier_ratio
+        return per_layer.outlier_ratio < config.half * per_neuron.outlier_ratio
     gain = per_layer.feature_similarity - per_neuron.feature_similarity
-    return per_layer.outlier_ratio <= config.tolerated and gain > config.min_cost
+    return per_layer.outlier_ratio <= config.tolerated and gain > config.min_gain

@@ -6,6 +6,7 @@ and single neurons are shared out.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ttreg_hf.calibration.inspection import MOST_IMAGES_KEPT, Inspection, inspec
 from ttreg_hf.calibration.run_state import StateStore
 from ttreg_hf.calibration.score_pass import ScorePass
 from ttreg_hf.calibration.search import SCORE, SELECT, VERIFY, Roles, Search, search_of
-from ttreg_hf.calibration.selection import PER_NEURON, Selection, SelectionConfig, select
+from ttreg_hf.calibration.selection import PER_NEURON, Selection, select
 from ttreg_hf.calibration.verdict import MIN_TO_FIX, MIN_VERIFIED, Look
 from ttreg_hf.calibration.verification import Verification, verify
 from ttreg_hf.images.batches import Batch, ImageBatches
@@ -34,7 +35,6 @@ from ttreg_hf.measuring.position_source import position_report
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
-_TO_SELECT, _TO_CHECK_SELECTION = 32, 64  # images, at most; those that scored join in choosing
 _TO_FIND_SOURCE = 16  # images
 _AT_TRAINING_SIZE = 64  # images, at most, that are also looked at there before a model is clean
 
@@ -97,7 +97,8 @@ class Stages:
     """
 
     def __init__(self, inputs: Inputs, progress: Progress, say: Say) -> None:
-        self.tower, self.batches, self.config = inputs.tower, inputs.batches, inputs.config
+        self.inputs, self.tower, self.batches, self.config = inputs, inputs.tower, inputs.batches, inputs.config
+        self.constants = inputs.constants
         self.processes = self.batches.processes
         self.progress, self.say, self.limit = progress, say, BatchLimit(say)
         self.photograph_of = inputs.photograph_of
@@ -127,15 +128,19 @@ class Stages:
         first = self.batches.up_to(most)
         if self.is_split:
             first = first.where(lambda place: self._role(place) != VERIFY)
-        statistics, patch_norms = self._norms(first, tower)
-        layer = self.tower.default_detection_layer
+        statistics, patch_norms = self.norms(first, tower)
+        given: Any = {
+            "default_layer": self.tower.default_detection_layer,
+            "rule": rule,
+            "settings": self.constants.inspection,
+        }
         if statistics.num_images:
-            found = inspect(statistics, patch_norms, self.config, default_layer=layer, rule=rule)
+            found = inspect(statistics, patch_norms, self.config, **given)
             if found.has_outliers or not self.is_split or tower is not None:
                 return found
         if self.is_split:
             held_out = self.batches.up_to(most).where(lambda place: self._role(place) == VERIFY)
-            others, other_norms = self._norms(held_out, tower)
+            others, other_norms = self.norms(held_out, tower)
             statistics.merge(others)
             patch_norms.join(other_norms)
         if statistics.num_images == 0:
@@ -143,7 +148,7 @@ class Stages:
             raise ValueError(
                 f"Calibration needs at least one readable image, got none. Check the data set or folder.{unreadable}"
             )
-        return inspect(statistics, patch_norms, self.config, default_layer=layer, rule=rule)
+        return inspect(statistics, patch_norms, self.config, **given)
 
     def position_report(self, inspection: Inspection) -> PositionReport:
         """Patches that stand out at the same places, and what makes them; a few images are looked at again for it."""
@@ -160,7 +165,12 @@ class Stages:
         if not look.is_clean or training is None or training == size:
             return (look,)
         images = self.batches.up_to(_AT_TRAINING_SIZE).at_size(training, size)
-        at_training_size = inspect(*self._norms(images), self.config, default_layer=self.tower.default_detection_layer)
+        at_training_size = inspect(
+            *self.norms(images),
+            self.config,
+            default_layer=self.tower.default_detection_layer,
+            settings=self.constants.inspection,
+        )
         return look, look_of(at_training_size, training)
 
     def score(
@@ -189,7 +199,8 @@ class Stages:
         """The smallest set that works, in as many rounds as improve it."""
         rule = scores.search.rule
         intervention = self._to_select(rule)
-        others = self._intervention("select", SCORE, rule, _TO_CHECK_SELECTION) if self.is_split else None
+        num_others = self.constants.selection.num_others if self.is_split else 0
+        others = self.intervention("select", SCORE, rule, num_others) if num_others else None
         ranked = self._ranked(scores, self.tower, intervention.batches)
         candidates = {_pair(candidate.register_neuron): candidate for candidate in ranked}
         selection = self._selection(ranked, intervention, others)
@@ -222,19 +233,21 @@ class Stages:
         """On images that no stage has seen, if there are any with outliers."""
         intervention, in_sample = self._to_verify(rule, gate), not self.is_split
         if self.is_split and not intervention.has_outliers:  # nothing to show it on
-            intervention, in_sample = self._intervention("verify", None, rule, gate.num_images), True
+            intervention, in_sample = self.intervention("verify", None, rule, gate.num_images), True
         return verify(
             intervention,
             neurons,
             shift_value=shift_value,
             in_sample=in_sample,
             gate=gate,
+            inspection=self.constants.inspection,
             pixel_scale=PixelScale.of(self.batches.processor),
             seed=self.config.seed,
             processes=self.processes,
         )
 
-    def _norms(self, images: ImageBatches, tower: VisionTower | None = None) -> tuple[NormStatistics, PatchNorms]:
+    def norms(self, images: ImageBatches, tower: VisionTower | None = None) -> tuple[NormStatistics, PatchNorms]:
+        """Of these images, over all processes; of the base model by default."""
         shown = self.progress("inspect", images, images.num_images)
         return norms_of(tower or self.tower, shown, self.processes, self.limit, self.photograph_of)
 
@@ -248,7 +261,7 @@ class Stages:
         """So many images that enough photographs have an outlier token, where there are as many."""
         most = gate.num_images
         while True:
-            found = self._intervention("verify", VERIFY, rule, most)
+            found = self.intervention("verify", VERIFY, rule, most)
             if found.num_photographs_with_outliers >= MIN_VERIFIED or most >= self._count_for(VERIFY):
                 return found
             most *= 2
@@ -259,12 +272,14 @@ class Stages:
         return sum(self._role(place) == role for place in places) if self.is_split else len(places)
 
     def _to_select(self, rule: OutlierRule) -> Intervention:
-        intervention = self._intervention("select", SELECT, rule, _TO_SELECT)
+        most = self.constants.selection.num_images
+        intervention = self.intervention("select", SELECT, rule, most)
         if self.is_split and not intervention.has_outliers:
-            return self._intervention("select", None, rule, _TO_SELECT)
+            return self.intervention("select", None, rule, most)
         return intervention
 
-    def _intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:
+    def intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:
+        """On the first images of a role, or of all for `None`, at most so many; every process has the same."""
         images = (self.batches if role is None else self.images_for(role)).on_every_process()
         shown: Iterable[Batch] = self.progress(stage, images.first(most), min(images.num_images, most))
         return Intervention(self.tower, shown, rule, self.limit, photograph_of=self.photograph_of)
@@ -275,18 +290,20 @@ class Stages:
             scores.scores_LF,
             first_layer=search.first_layer,
             last_layer=search.last_layer,
-            top_k=SelectionConfig().most_neurons,
+            top_k=self.constants.selection.most_neurons,
         )
-        return rank_by_contrast(tower, batches, search.rule, best, limit=self.limit)
+        return rank_by_contrast(tower, batches, search.rule, best, limit=self.limit, config=self.constants.candidates)
 
     def _selection(
         self, ranked: Sequence[Candidate], intervention: Intervention, others: Intervention | None
     ) -> Selection:
         for images in filter(None, (intervention, others)):
             images.images_run = 0
-        neurons = [candidate.register_neuron for candidate in ranked]
-        dense = {candidate.register_neuron for candidate in ranked if not candidate.is_sparse}
-        chosen = select(neurons, intervention, others=others, dense=dense, budget=self.config.budget)
+        neurons, constants = [candidate.register_neuron for candidate in ranked], self.constants
+        dense = {candidate.register_neuron for candidate in ranked if candidate.is_dense(constants.candidates)}
+        chosen = select(
+            neurons, intervention, others=others, dense=dense, budget=self.config.budget, config=constants.selection
+        )
         return self.processes.share(chosen)
 
 

@@ -1,42 +1,10 @@
-"""Sets of neurons that were tried while one was chosen, and when a set is enough."""
+"""Sets of neurons that were tried while one was chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ttreg_hf.measuring.intervention import Intervention, Outcome
 from ttreg_hf.register_neuron import RegisterNeuron
-
-
-@dataclass(frozen=True)
-class SelectionConfig:
-    """When a set of neurons is enough, and when a neuron is worth its place.
-
-    Args:
-        gone: share of the outliers that may stay for them to count as gone.
-        borderline: so many tokens decide nothing, because a norm next to the threshold is chance: growing may leave
-            them, and pruning may bring as many back, up to `tolerated`.
-        worth: outlier ratio that a neuron must be good for, in units of the feature similarity that it costs. Such a
-            neuron is dropped although outliers come back, up to `tolerated`.
-        min_cost: feature similarity below which a neuron's cost is not looked at.
-        tolerated: outlier ratio up to which neurons are dropped for their cost or for borderline tokens.
-        elsewhere: outlier ratio that a set may leave on images that did not choose it.
-        most_neurons: of the ranking that are tried.
-        most_missing: of the ranking that may come back for images that did not choose the set.
-    """
-
-    gone: float = 0.01
-    borderline: float = 1.5
-    worth: float = 1.0
-    min_cost: float = 0.005
-    tolerated: float = 0.05
-    elsewhere: float = 0.02
-    most_neurons: int = 1024
-    most_missing: int = 64
-
-    def enough(self, num_outliers: int, *, after_growing: float = 0.0) -> float:
-        """Outlier ratio that a set may leave, where growing left some."""
-        chance = min(after_growing + self.borderline / max(num_outliers, 1), self.tolerated)
-        return max(self.gone, after_growing, chance)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ttreg_hf.calibration.comparison import Comparison, compare
-from ttreg_hf.calibration.config import GateConfig
+from ttreg_hf.calibration.config import GateConfig, InspectionConfig
 from ttreg_hf.calibration.controls import Controls, NeuronEffect, neuron_effects, run_controls
 from ttreg_hf.calibration.gate import Drift, Drifts, GateCheck, gate_checks, zeroing_passes
 from ttreg_hf.calibration.later_outliers import later_outlier_fractions
@@ -84,6 +84,7 @@ def verify(
     shift_value: str,
     in_sample: bool,
     gate: GateConfig,
+    inspection: InspectionConfig | None = None,
     pixel_scale: PixelScale | None = None,
     seed: int = 0,
     processes: Processes | None = None,
@@ -96,6 +97,7 @@ def verify(
         shift_value: as the patched model will use it.
         in_sample: whether an earlier stage has seen these images.
         gate: bounds of the conditions.
+        inspection: when large norms at later blocks count as a population of their own.
         pixel_scale: brightness of `pixel_values`; as good as it can be told from the images by default.
         seed: of the random draws.
         processes: those that have such an intervention, on the same images; each runs its share of the controls.
@@ -114,7 +116,8 @@ def verify(
         seed=seed,
         processes=processes,
     )
-    later, share = later_outlier_fractions(intervention.before, after, intervention.rule), _layer_share(tower, neurons)
+    later = later_outlier_fractions(intervention.before, after, intervention.rule, inspection)
+    share = _layer_share(tower, neurons)
     moved, zeroed, jpeg, moved_by_a_patch = _drifts(
         intervention, patched, neurons, shift_value, pixel_scale or PixelScale()
     )

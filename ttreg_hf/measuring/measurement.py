@@ -129,7 +129,7 @@ def measure(
     if not features:
         raise ValueError("A stage needs at least one readable image, got none. Give more images, or repair them.")
     if base is not None:
-        staying = _staying(base, norms, rule.norm_threshold)
+        staying = _staying(base, norms, rule)
         outliers = [new_N | old_N for new_N, old_N in zip(outliers, staying, strict=True)]
     register_norms = torch.cat(registers)
     return Measurement(
@@ -157,11 +157,11 @@ def _parts(
             yield places, [keys[place] for place in places], recording
 
 
-def _staying(base: Measurement, norms_BN: Sequence[Tensor], threshold: float) -> list[Tensor]:
+def _staying(base: Measurement, norms_BN: Sequence[Tensor], rule: OutlierRule) -> list[Tensor]:
     """For each image, which outliers of the base model are still some in a twin with these norms.
 
-    Those above the threshold; and those between it and the norms of ordinary patches that have more than half of their
-    excess (log of norm over median) left. The rule alone would let a token go that has lost just enough of its norm to
+    Those above the threshold; and those between it and the norms of ordinary patches that have more than
+    `staying_share` of their excess left. The rule alone would let a token go that has lost just enough of its norm to
     be below the threshold, or so much that it could pass for content.
     """
     before = torch.cat(list(base.norms_BN))
@@ -169,7 +169,12 @@ def _staying(base: Measurement, norms_BN: Sequence[Tensor], threshold: float) ->
     median, highest = before.median(), before.min()
     if len(ordinary):
         highest = ordinary.kthvalue(math.ceil(_ORDINARY * len(ordinary))).values
+
+    def stays(old_N: Tensor, new_N: Tensor) -> Tensor:
+        is_kept_N = (new_N / median).log() > rule.staying_share * (old_N / median).log()
+        return (new_N > rule.norm_threshold) | ((new_N > highest) & is_kept_N)
+
     return [
-        outlier_N & ((new_N > threshold) | ((new_N > highest) & (new_N > (median * old_N).sqrt())))
+        outlier_N & stays(old_N, new_N)
         for outlier_N, old_N, new_N in zip(base.outliers_BN, base.norms_BN, norms_BN, strict=True)
     ]

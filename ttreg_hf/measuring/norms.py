@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ttreg_hf.images.processes import Processes
+from ttreg_hf.measuring.population_config import MIN_OUTLIER_RATIO
 from ttreg_hf.measuring.position_report import PositionReport
 
 BINS_PER_OCTAVE = 64  # a bin is 1.1 % wide
 LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
 _NUM_BINS = (_HIGHEST_OCTAVE - LOWEST_OCTAVE) * BINS_PER_OCTAVE
-MIN_OUTLIER_RATIO = 1.5
-"""Norm of an outlier token over the median, at least; less is an ordinary spread."""
 
 
 class LogHistogram:

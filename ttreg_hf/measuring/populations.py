@@ -14,30 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttreg_hf.measuring.norms import BINS_PER_OCTAVE, LOWEST_OCTAVE, MIN_OUTLIER_RATIO
-
-_COARSE_PER_OCTAVE = 8
-_WIDEST = 3 * _COARSE_PER_OCTAVE  # valley and peak are at most three octaves wide each
-
-
-@dataclass(frozen=True)
-class PopulationConfig:
-    """When tokens with large norms count as a population of their own.
-
-    Args:
-        min_evidence: of the dip, in nats: one population would show it with probability `exp(-min_evidence)` at most.
-            The most telling of many dips shows more: of 8,000 draws of |t| with 2 degrees of freedom (500 to 14,000
-            values) 2 had more than 8, and about 30 more than 5.
-        min_ratio: norm of the dip, in units of the median.
-        min_deviations: robust standard deviations (of the log norms) from the median to where the peak behind the
-            dip begins.
-        max_share: of the tokens that may lie above the dip.
-    """
-
-    min_evidence: float = 10.0
-    min_ratio: float = MIN_OUTLIER_RATIO
-    min_deviations: float = 3.0
-    max_share: float = 0.3
+from ttreg_hf.measuring.norms import BINS_PER_OCTAVE, LOWEST_OCTAVE
+from ttreg_hf.measuring.population_config import PopulationConfig
 
 
 @dataclass(frozen=True)
@@ -70,26 +48,26 @@ def two_populations(counts_G: Tensor, config: PopulationConfig | None = None) ->
     if counts.sum() == 0:
         return None
     median, deviation = _quantile(counts, 0.5), _deviation(counts)  # octaves
-    counts_C = counts.reshape(-1, BINS_PER_OCTAVE // _COARSE_PER_OCTAVE).sum(1)
-    dips = _dips(counts_C)
+    counts_C = counts.reshape(-1, BINS_PER_OCTAVE // config.bins_per_octave).sum(1)
+    dips = _dips(counts_C, config)
     allowed = [
         dip
         for dip in dips
         if dip.evidence >= config.min_evidence
-        and _octave(dip.middle) >= median + math.log2(config.min_ratio)
-        and _octave(dip.peak_start) >= median + config.min_deviations * deviation
-        and counts_C[round(dip.middle) :].sum() <= config.max_share * counts_C.sum()
+        and dip.middle >= median + math.log2(config.min_ratio)
+        and dip.peak_start >= median + config.min_deviations * deviation
+        and dip.num_above <= config.max_share * counts_C.sum()
     ]
     if not allowed:
         return None
     lowest_end = min(dip.peak_start for dip in allowed)
     best = max((dip for dip in allowed if dip.valley_start < lowest_end), key=lambda dip: dip.evidence)
-    cut = round((_octave(best.middle) - LOWEST_OCTAVE) * BINS_PER_OCTAVE)
+    cut = round((best.middle - LOWEST_OCTAVE) * BINS_PER_OCTAVE)
     lower, upper = counts.clone(), counts.clone()
     lower[cut:], upper[:cut] = 0, 0
     distance = _quantile(upper, 0.5) - _quantile(lower, 0.5)
     return Populations(
-        threshold=2.0 ** _octave(best.middle),
+        threshold=2.0**best.middle,
         share=float(upper.sum() / counts.sum()),
         separation=distance / max(_deviation(lower), 1 / BINS_PER_OCTAVE),
         evidence=best.evidence,
@@ -98,11 +76,17 @@ def two_populations(counts_G: Tensor, config: PopulationConfig | None = None) ->
 
 @dataclass(frozen=True)
 class _Dip:
-    """A valley and the peak behind it, in coarse bins."""
+    """A valley and the peak behind it, in octaves.
 
-    valley_start: int
-    peak_start: int
-    peak_end: int
+    Args:
+        valley_start, peak_start: where they begin.
+        num_above: values above the middle of the valley.
+        evidence: of the dip, in nats.
+    """
+
+    valley_start: float
+    peak_start: float
+    num_above: float
     evidence: float
 
     @property
@@ -110,12 +94,12 @@ class _Dip:
         return (self.valley_start + self.peak_start) / 2
 
 
-def _dips(counts_C: Tensor) -> list[_Dip]:
+def _dips(counts_C: Tensor, config: PopulationConfig) -> list[_Dip]:
     """For each valley the most telling peak behind it, where there is one."""
     cumulative = torch.cat([counts_C.new_zeros(1), counts_C.cumsum(0)])
     used = counts_C.nonzero()
     first, last = int(used.min()), int(used.max()) + 1
-    widths = torch.arange(1, _WIDEST + 1)
+    widths = torch.arange(1, config.widest * config.bins_per_octave + 1)
     found = []
     for peak_start in range(first + 1, last):
         starts = (peak_start - widths).clamp_min(0)
@@ -128,17 +112,15 @@ def _dips(counts_C: Tensor) -> list[_Dip]:
         divergence = _xlogy_ratio(share, share_of_width) + _xlogy_ratio(1 - share, 1 - share_of_width)
         evidence_VP = torch.where(share > share_of_width, total * divergence, 0.0)
         value, place = evidence_VP.flatten().max(0)
-        valley, peak = divmod(int(place), len(widths))
-        found.append(_Dip(int(starts[valley]), peak_start, int(ends[peak]), float(value)))
+        valley_start = int(starts[int(place) // len(widths)])
+        num_above = float(counts_C[round((valley_start + peak_start) / 2) :].sum())
+        start, end = (place_C / config.bins_per_octave + LOWEST_OCTAVE for place_C in (valley_start, peak_start))
+        found.append(_Dip(start, end, num_above, float(value)))
     return found
 
 
 def _xlogy_ratio(share: Tensor, other: Tensor) -> Tensor:
     return torch.xlogy(share, share) - torch.xlogy(share, other)
-
-
-def _octave(coarse_bin: float) -> float:
-    return coarse_bin / _COARSE_PER_OCTAVE + LOWEST_OCTAVE
 
 
 def _quantile(counts: Tensor, share: float) -> float:

@@ -6,32 +6,14 @@ the table, `D` channels.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
-from ttreg_hf.measuring.norms import MIN_OUTLIER_RATIO
+from ttreg_hf.measuring.position_config import PositionConfig
 from ttreg_hf.measuring.position_report import FixedPosition, PositionMap, TableReport, TableSpike
 
 _BEGUN = 0.5  # of the excess of a place, from which on it has begun
 _DIGITS = 4  # of what is kept for each place
-
-
-@dataclass(frozen=True)
-class PositionConfig:
-    """When a place is fixed.
-
-    Args:
-        min_ratio: of a norm to the median, at least.
-        min_deviations: robust standard deviations (of the log norms of one image) above the median, at least.
-        fixed_share: of the images in which the patch there stands out, at least.
-        min_images: fewer images of a grid cannot tell.
-    """
-
-    min_ratio: float = MIN_OUTLIER_RATIO
-    min_deviations: float = 3.0
-    fixed_share: float = 0.8
-    min_images: int = 6
 
 
 def position_maps(

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttreg_hf.measuring.position_maps import PositionConfig, table_report
+from ttreg_hf.measuring.position_config import PositionConfig
+from ttreg_hf.measuring.position_maps import table_report
 from ttreg_hf.measuring.position_report import (
     TABLE,
     FixedPosition,
