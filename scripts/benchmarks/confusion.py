@@ -1,107 +1,53 @@
-"""Whether calibration without any setting gets planted models right: the table of verdicts and of neurons found.
+"""Whether calibration without any setting gets models right whose truth is known: the table, and what each step earns.
 
 Run it through `scripts/confusion_table.py`.
 """
 
-import collections
-import dataclasses
+import hashlib
+import itertools
 import json
 import multiprocessing
-import os
-import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
-from benchmarks.options import one_of
-from benchmarks.planted_interventions import GONE, check_truth, effect_of
-from benchmarks.planted_kinds import FAMILIES, KINDS, make_known_model, triggers_of
-from benchmarks.planted_truth import KnownModel
+from benchmarks.confusion_models import GrownModels, planted_subject
+from benchmarks.confusion_outcomes import FAILED, GROWN, LEFT_OUT, Cell, Outcome, Unjudged, cell_of, read_lines
+from benchmarks.confusion_summary import summary, table
+from benchmarks.options import Device, one_of, place_of
+from benchmarks.planted_kinds import FAMILIES, KINDS, UNSEEN_KINDS, triggers_of
+from benchmarks.selection_steps import GROUPS, LIST, STEPS, steps_of
+from benchmarks.selection_trial import Memory, calibrated_without
+from benchmarks.trial_summary import trial_summary, trial_table
 from ttreg_hf.calibration.calibration_run import calibrate
-from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.planted import synthetic_images
+from ttreg_hf.calibration.inputs import Inputs
 
-EXACT, MINIMAL, TOO_FEW, FOREIGN, NONE = "exact", "minimal", "too few", "foreign", "none"
-LEFT_OUT, FAILED = "left out", "failed"
 _LONGEST = ("dense", "hot neurons", "planted and fixed positions")  # no seed ends with one process at work on these
+_PARTS = 10
+Judged = Outcome | Unjudged
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One planted model."""
-
-    family: str
-    kind: str
-    trigger: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What calibration said about one planted model, beside the truth.
+class Plan:
+    """How every model is calibrated.
 
     Args:
-        family, kind, trigger, seed: of the model.
-        expected: the verdicts that are right.
-        got: the verdict.
-        recovery: `exact` (the planted neurons), `minimal` (some of them, and the outliers go), `too few` (some of
-            them, and outliers stay), `foreign` (a neuron that was not planted) or `none`.
-        planted, found, foreign: counts of neurons.
-        outliers_left: after moving what was found, and what makes outliers at fixed positions: outliers after / before
-            at any block; by the chosen threshold where that is 1 to 1.5 times the truth's.
-        similarity: of the pooled feature then.
-        norm_threshold: that calibration chose; the truth's lies between the populations.
-        known_threshold: the truth's.
-        missing, extra: neurons planted and not found, and found and not planted, ten at most.
-        seconds: that calibration took.
+        num_images: for each calibration of a planted model.
+        processes: that share the models, of one thread each.
+        grown: grown models, if there are some.
+        trial: whether steps are taken out; else there is one calibration a model, as everybody runs it.
     """
 
-    family: str
-    kind: str
-    trigger: str
-    seed: int
-    expected: tuple[str, ...]
-    got: str
-    recovery: str
-    planted: int
-    found: int
-    foreign: int
-    outliers_left: float
-    similarity: float
-    norm_threshold: float | None
-    known_threshold: float
-    missing: tuple[tuple[int, int], ...]
-    extra: tuple[tuple[int, int], ...]
-    seconds: float
-
-    @property
-    def is_right(self) -> bool:
-        """The verdict is right, and a model said to be fixed is fixed with planted neurons alone."""
-        return self.got in self.expected and (self.got != "fixed" or self.recovery in (EXACT, MINIMAL))
-
-
-@dataclass(frozen=True)
-class Unjudged:
-    """A planted model that says nothing about calibration; it is counted, so that no model goes missing.
-
-    Args:
-        family, kind, trigger, seed: of the model.
-        why: `left out` (it is not what it should be) or `failed` (an error that nobody expected).
-        reason: in words.
-    """
-
-    family: str
-    kind: str
-    trigger: str
-    seed: int
-    why: str
-    reason: str
+    num_images: int
+    processes: int
+    grown: GrownModels | None = None
+    trial: bool = False
 
 
 def confusion_table(
@@ -109,129 +55,136 @@ def confusion_table(
     family: Annotated[
         list[str], typer.Option(callback=one_of(*FAMILIES), help="May be given again; all by default.")
     ] = [],  # noqa: B006
-    kind: Annotated[list[str], typer.Option(callback=one_of(*KINDS), help="May be given again; all by default.")] = [],  # noqa: B006
-    num_images: Annotated[int, typer.Option(help="For each calibration.")] = 256,
+    kind: Annotated[
+        list[str],
+        typer.Option(callback=one_of(*KINDS, *UNSEEN_KINDS), help="May be given again; all seen ones by default."),
+    ] = [],  # noqa: B006
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help=f"Kinds that nothing was set on: {', '.join(UNSEEN_KINDS)}.")
+    ] = False,
+    without: Annotated[
+        list[str],
+        typer.Option(
+            callback=one_of(LIST, *GROUPS, *STEPS),
+            help=f"Also without a step; may be given again. {LIST} prints them; {', '.join(GROUPS)} are many.",
+        ),
+    ] = [],  # noqa: B006
+    tenth: Annotated[
+        int | None, typer.Option(min=1, max=_PARTS, help="Only this tenth of the models, of each kind a tenth.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the tenths.")] = 0,
+    grown: Annotated[Path | None, typer.Option(help="Folder of `scripts/grown_artifacts.py`: its models too.")] = None,
+    photographs: Annotated[Path | None, typer.Option(help="That grown models are calibrated on.")] = None,
+    device: Device = None,
+    num_images: Annotated[int, typer.Option(help="For each calibration of a planted model.")] = 256,
     processes: Annotated[
         int, typer.Option("--processes", "-j", min=1, help="That share the models, of one thread each.")
     ] = 2,
-    lines: Annotated[Path | None, typer.Option(help="JSON lines, one a model; a run goes on where they end.")] = None,
+    lines: Annotated[Path | None, typer.Option(help="JSON lines, one a result; a run goes on where they end.")] = None,
+    compare: Annotated[
+        list[Path], typer.Option(help="Run nothing; read these lines instead. May be given again.")
+    ] = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
-    """Calibrate models whose truth is known, and compare."""
-    wanted = [
+    """Calibrate models whose truth is known, and compare: with the truth, and without some step with the whole."""
+    if LIST in without:
+        typer.echo("\n".join(STEPS))
+        return
+    if compare:
+        _print([found for path in compare for found in read_lines(path)], is_trial=True, as_json=as_json)
+        return
+    steps = ("", *steps_of(without))
+    plan = Plan(num_images, processes, _grown_models(grown, photographs, device), trial=len(steps) > 1)
+    wanted = _planted_cells(seeds, family or FAMILIES, _kinds(kind, unseen=unseen))
+    if tenth is not None:
+        wanted = tenth_of(wanted, tenth, seed)
+    if plan.grown is not None:
+        wanted = [*plan.grown.cells(), *wanted]
+    _print(_run_all(wanted, steps, plan, lines), is_trial=plan.trial, as_json=as_json)
+
+
+def tenth_of(cells: Sequence[Cell], tenth: int, seed: int) -> list[Cell]:
+    """Of each kind one of ten parts, which a seeded hash draws; the longest kinds first.
+
+    Args:
+        cells: of all models.
+        tenth: from 1 to 10; no two tenths of a seed have a model in common.
+        seed: of the hash.
+    """
+
+    def drawn(cell: Cell) -> bytes:
+        return hashlib.sha256(f"{seed}:{cell.kind}:{cell.name}".encode()).digest()
+
+    by_kind = itertools.groupby(sorted(cells, key=lambda cell: cell.kind), lambda cell: cell.kind)
+    part = [cell for _, of_kind in by_kind for cell in sorted(of_kind, key=drawn)[tenth - 1 :: _PARTS]]
+    return sorted(part, key=lambda cell: (cell.kind not in _LONGEST, cell.kind))
+
+
+def _kinds(given: Sequence[str], *, unseen: bool) -> list[str]:
+    """The kinds that are wanted; one that nothing was set on only on demand."""
+    allowed = UNSEEN_KINDS if unseen else KINDS
+    if hidden := [kind for kind in given if kind not in allowed]:
+        what = "one that everything was set on" if unseen else "one that nothing was set on: it needs --unseen"
+        raise typer.BadParameter(f"{hidden[0]} is {what}.")
+    return sorted(given or allowed, key=lambda name: name not in _LONGEST)
+
+
+def _planted_cells(seeds: int, families: Iterable[str], kinds: Sequence[str]) -> list[Cell]:
+    families = tuple(families)
+    return [
         Cell(of_family, of_kind, trigger, seed)
         for seed in range(seeds)
-        for of_kind in sorted(kind or KINDS, key=lambda name: name not in _LONGEST)
-        for of_family in family or FAMILIES
+        for of_kind in kinds
+        for of_family in families
         for trigger in triggers_of(of_family, of_kind)
     ]
-    done = _read(lines) if lines is not None and lines.exists() else {}
-    seen = [done[cell] for cell in wanted if cell in done]
-    left = [cell for cell in wanted if cell not in done]
+
+
+def _grown_models(folder: Path | None, photographs: Path | None, device: str | None) -> GrownModels | None:
+    if folder is None:
+        return None
+    if photographs is None:
+        raise typer.BadParameter("grown models are calibrated on --photographs; give their folder.")
+    return GrownModels(folder, photographs, num_images=300, device=str(place_of(device)))
+
+
+def _run_all(wanted: Sequence[Cell], steps: Sequence[str], plan: Plan, lines: Path | None) -> list[Judged]:
+    """What is done already, and what is left of it; each result is a line as soon as it is there."""
+    done = {(cell_of(found), found.without): found for found in _read(lines)}
+    seen = [done[cell, step] for step in steps for cell in wanted if (cell, step) in done]
+    left = {cell: tuple(step for step in steps if (cell, step) not in done) for cell in wanted}
+    left = {cell: missing for cell, missing in left.items() if missing}
     try:
-        for found in _with_progress(_judged(left, num_images, processes), len(left), processes):
+        for found in _with_progress(_judged(left, plan), sum(map(len, left.values())), plan.processes):
             seen.append(found)
             if lines is not None:
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(found)) + "\n")
     except KeyboardInterrupt:
-        typer.echo(f"\ninterrupted: the table is of {len(seen)} models of {len(wanted)}", err=True)
-    typer.echo(json.dumps(summary(seen), indent=2) if as_json else table(seen))
+        typer.echo(f"\ninterrupted: {len(seen)} results of {len(wanted) * len(steps)}", err=True)
+    return seen
 
 
-def judge(known: KnownModel, cell: Cell, *, num_images: int) -> Outcome:
-    """Calibrate a planted model on images that it was not tuned on, and hold the result against its truth."""
-    images = synthetic_images(num_images, seed=20_000 + cell.seed)
-    start = time.perf_counter()
-    result = calibrate(known.model, images, config=CalibrationConfig(num_images=num_images))
-    seconds = time.perf_counter() - start
-    found = {(neuron.layer, neuron.neuron) for neuron in result.register_neurons}
-    threshold = min(max(result.config.norm_threshold or 0.0, known.norm_threshold), 1.5 * known.norm_threshold)
-    seen_as = dataclasses.replace(known, norm_threshold=threshold)  # a pruned set may leave what is just below its own
-    effect = effect_of(seen_as, found, synthetic_images(num_images, seed=30_000 + cell.seed))
-    missing, extra = sorted(known.planted_pairs - found), sorted(found - known.planted_pairs)
-    return Outcome(
-        **asdict(cell),
-        expected=known.verdicts,
-        got=result.verdict,
-        recovery=_recovery(known, found, effect.outliers_left),
-        planted=len(known.register_neurons),
-        found=len(found),
-        foreign=len(extra),
-        outliers_left=effect.outliers_left,
-        similarity=effect.similarity,
-        norm_threshold=result.config.norm_threshold,
-        known_threshold=known.norm_threshold,
-        missing=tuple(missing[:10]),
-        extra=tuple(extra[:10]),
-        seconds=seconds,
-    )
+def _read(lines: Path | None) -> list[Judged]:
+    return read_lines(lines) if lines is not None and lines.exists() else []
 
 
-def summary(judged: Iterable[Outcome | Unjudged]) -> list[dict[str, Any]]:
-    """One entry a kind: counts of verdicts and recoveries, and of what could not be judged, in the order of kinds."""
-    by_kind = collections.defaultdict(list)
-    for found in judged:
-        by_kind[found.kind].append(found)
-    return [_entry(kind, by_kind[kind]) for kind in KINDS if by_kind[kind]]
+def _print(seen: Sequence[Judged], *, is_trial: bool, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(trial_summary(seen) if is_trial else summary(seen), indent=2))
+    else:
+        typer.echo(trial_table(seen) if is_trial else table(seen))
 
 
-def _entry(kind: str, found: Sequence[Outcome | Unjudged]) -> dict[str, Any]:
-    outcomes = [one for one in found if isinstance(one, Outcome)]
-    unjudged = [one for one in found if isinstance(one, Unjudged)]
-    return {
-        "kind": kind,
-        "models": len(found),
-        "right": sum(outcome.is_right for outcome in outcomes),
-        "expected": " or ".join(outcomes[0].expected) if outcomes else "",
-        "verdicts": dict(collections.Counter(outcome.got for outcome in outcomes)),
-        "recovery": dict(collections.Counter(outcome.recovery for outcome in outcomes)),
-        "foreign neurons": sum(outcome.foreign for outcome in outcomes),
-        "unjudged": dict(collections.Counter(one.why for one in unjudged)),
-        "median seconds": statistics.median(outcome.seconds for outcome in outcomes) if outcomes else 0.0,
-        "wrong": [f"{_name(one)}: {one.got}, {one.recovery}" for one in outcomes if not one.is_right],
-        "not judged": [f"{_name(one)}: {one.why}, {one.reason}" for one in unjudged],
-    }
-
-
-def table(judged: Iterable[Outcome | Unjudged]) -> str:
-    """The summary as Markdown."""
-    verdicts, recoveries = ("fixed", "clean", "unresolved"), (EXACT, MINIMAL, TOO_FEW, FOREIGN, NONE)
-    whys = (LEFT_OUT, FAILED)
-    heads = ("kind", "models", "right", "expected", *verdicts, *recoveries, "foreign neurons", *whys, "seconds")
-    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for entry in summary(judged):
-        got, recovery, unjudged = entry["verdicts"], entry["recovery"], entry["unjudged"]
-        cells = [
-            *(entry[name] for name in heads[:4]),
-            *(got.get(verdict, "") for verdict in verdicts),
-            *(recovery.get(name, "") for name in recoveries),
-            entry["foreign neurons"],
-            *(unjudged.get(why, "") for why in whys),
-            f"{entry['median seconds']:.1f}",
-        ]
-        rows.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(rows)
-
-
-def _recovery(known: KnownModel, found: set[tuple[int, int]], outliers_left: float) -> str:
-    if not found:
-        return NONE
-    if found - known.planted_pairs:
-        return FOREIGN
-    if found == known.planted_pairs:
-        return EXACT
-    return MINIMAL if outliers_left < GONE else TOO_FEW
-
-
-def _with_progress(judged: Iterable[Outcome | Unjudged], total: int, processes: int) -> Iterator[Outcome | Unjudged]:
+def _with_progress(judged: Iterable[Judged], total: int, processes: int) -> Iterator[Judged]:
     """The same, and says how far it is, how long all take, and what could not be judged."""
     start = time.perf_counter()
     for count, found in enumerate(judged, 1):
         yield found
         minutes = (time.perf_counter() - start) / 60
         if isinstance(found, Unjudged):
-            typer.echo(f"\r{found.why}: {found.kind}, {_name(found)}: {found.reason}", err=True)
+            without = f" without {found.without}" if found.without else ""
+            typer.echo(f"\r{found.why}: {found.kind}, {found.name}{without}: {found.reason}", err=True)
         typer.echo(
             f"\r{count} of {total} in {minutes:.1f} min, about {minutes * (total / count - 1):.1f} more; "
             f"{minutes * processes * total / count / 60:.2f} CPU-hours for all  ",
@@ -240,59 +193,51 @@ def _with_progress(judged: Iterable[Outcome | Unjudged], total: int, processes: 
         )
 
 
-def _judged(cells: Sequence[Cell], num_images: int, processes: int) -> Iterator[Outcome | Unjudged]:
+def _judged(steps_of_cells: Mapping[Cell, tuple[str, ...]], plan: Plan) -> Iterator[Judged]:
     """As they come; each of the cells once, whatever happens to it. Ended early, no more of them begin."""
-    if not cells:
+    if not steps_of_cells:
         return
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(plan.processes, context, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        running = {pool.submit(_run, cell, num_images): cell for cell in cells}
+        running = {pool.submit(_run, cell, steps, plan): cell for cell, steps in steps_of_cells.items()}
         for future in as_completed(running):
-            error = future.exception()
+            error, cell = future.exception(), running[future]
             if error is None:
-                yield future.result()
+                yield from future.result()
             else:  # the other processes go on; all that is left fails if one was killed, and can be run again
-                yield Unjudged(**asdict(running[future]), why=FAILED, reason=f"{type(error).__name__}: {error}")
+                yield from _unjudged(cell, steps_of_cells[cell], FAILED, f"{type(error).__name__}: {error}")
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _run(cell: Cell, num_images: int) -> Outcome | Unjudged:
-    """The outcome; or, of a planted model that is not what it should be, why it would judge calibration wrongly."""
-    try:
-        known = make_known_model(cell.family, cell.kind, trigger=cell.trigger, seed=cell.seed)
-        check_truth(known)
-    except ValueError as error:
-        return Unjudged(**asdict(cell), why=LEFT_OUT, reason=str(error))
-    return judge(known, cell, num_images=num_images)
+def _run(cell: Cell, steps: Sequence[str], plan: Plan) -> list[Judged]:
+    """The outcomes without each step; or, of a planted model that is not what it should be, why it would mislead."""
+    if cell.family == GROWN:
+        assert plan.grown is not None
+        subject = plan.grown.subject(cell)
+    else:
+        try:
+            subject = planted_subject(cell, plan.num_images)
+        except ValueError as error:
+            return _unjudged(cell, steps, LEFT_OUT, str(error))
+    if not plan.trial:
+        start = time.perf_counter()
+        result = calibrate(subject.model, subject.images, config=subject.config)
+        return [subject.judge(result, time.perf_counter() - start, "")]
+    inputs, memory = Inputs.open(subject.model, subject.images, subject.config), Memory()
+    found: list[Judged] = []
+    for step in steps:
+        try:
+            result, seconds = calibrated_without(step, inputs, subject.images.source, memory)
+            found.append(subject.judge(result, seconds, step))
+        except (ValueError, RuntimeError) as error:  # what is left of a calibration may not work at all
+            found += _unjudged(cell, [step], FAILED, f"{type(error).__name__}: {error}")
+    return found
 
 
-def _read(lines: Path) -> dict[Cell, Outcome | Unjudged]:
-    """Whole lines, but those of failures, which are tried again.
-
-    What a kill left of the last line is cut off, so that the next one begins on its own.
-    """
-    text = lines.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        os.truncate(lines, len(whole))
-    judged: dict[Cell, Outcome | Unjudged] = {}
-    for line in whole.decode("utf-8").splitlines():
-        fields: dict[str, Any] = {name: _frozen(value) for name, value in json.loads(line).items()}
-        found = Unjudged(**fields) if "why" in fields else Outcome(**fields)
-        if not isinstance(found, Unjudged) or found.why != FAILED:
-            judged[Cell(found.family, found.kind, found.trigger, found.seed)] = found
-    return judged
-
-
-def _name(found: Outcome | Unjudged) -> str:
-    return f"{found.family}/{found.trigger}/{found.seed}"
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _unjudged(cell: Cell, steps: Sequence[str], why: str, reason: str) -> list[Judged]:
+    return [Unjudged(**asdict(cell), why=why, reason=reason, without=step) for step in steps]
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from benchmarks.growing import grow
 from benchmarks.grown_dense_tasks import dense_tables, dense_tasks
 from benchmarks.grown_judging import Judgement, calibrated, outliers_an_image, rows_of
 from benchmarks.grown_photographs import crops_to_calibrate, crops_to_report, squares_to_grow
-from benchmarks.grown_variants import VARIANTS
+from benchmarks.grown_variants import CHECKPOINT, VARIANTS
 from benchmarks.options import Device, one_of, place_of
 from benchmarks.photographs import SPLITS
 from ttreg_hf.calibration.calibration_result import CalibrationResult
@@ -30,7 +30,7 @@ from ttreg_hf.writing import whole_directory, write_file
 
 RESULT_FILE, TABLE_FILE = "result.json", "grown.md"
 DENSE_FILE, DENSE_TABLE_FILE = "dense_tasks.json", "dense_tasks.md"
-CHECKPOINT, CALIBRATION = "checkpoint", "calibration"
+CALIBRATION = "calibration"
 CAPTION = (
     "The artifacts were trained in by this project, with the marks that the detector looks for. The table shows that "
     "neurons which nobody wired are found, and that the model before growing comes back; it shows no benefit."

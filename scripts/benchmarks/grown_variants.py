@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+CHECKPOINT = "checkpoint"
+"""Folder of a grown model, in that of its variant and seed."""
+
 MLPS, ALL, NO_MLPS = "MLPs and the last third of the blocks", "all weights", "all weights but the MLPs'"
 
 

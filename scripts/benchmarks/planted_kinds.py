@@ -71,10 +71,15 @@ class Kind:
     needs_table: bool = False
 
 
+def kind_of(name: str) -> Kind:
+    """Of this name, seen or unseen."""
+    return KINDS[name] if name in KINDS else UNSEEN_KINDS[name]
+
+
 def make_known_model(family: str, kind: str, *, trigger: str, seed: int) -> KnownModel:
     """A model of a kind, by the names in `FAMILIES`, `KINDS` and `TRIGGERS`."""
     model_type, fields = FAMILIES[family]
-    return KINDS[kind].make(model_type, trigger=trigger, seed=seed, **fields)
+    return kind_of(kind).make(model_type, trigger=trigger, seed=seed, **fields)
 
 
 def triggers_of(family: str, kind: str) -> tuple[str, ...]:
@@ -82,11 +87,11 @@ def triggers_of(family: str, kind: str) -> tuple[str, ...]:
     model_type, _ = FAMILIES[family]
     config_class: Any = stock_model_class(model_type).config_class
     fields = config_class.__dataclass_fields__
-    if KINDS[kind].needs_trained_registers and "num_register_tokens" not in fields:
+    if kind_of(kind).needs_trained_registers and "num_register_tokens" not in fields:
         return ()
-    if KINDS[kind].needs_table and {"rope_theta", "rope_parameters"} & fields.keys():
+    if kind_of(kind).needs_table and {"rope_theta", "rope_parameters"} & fields.keys():
         return ()
-    return tuple(trigger for trigger in KINDS[kind].triggers if trigger not in _CANNOT_TELL.get(family, ()))
+    return tuple(trigger for trigger in kind_of(kind).triggers if trigger not in _CANNOT_TELL.get(family, ()))
 
 
 def _nothing(family: str, **options: Any) -> KnownModel:
@@ -212,3 +217,5 @@ KINDS: Mapping[str, Kind] = {
     "attention": Kind(_attention, ("bright",)),
     "dense": Kind(_dense, ("bright",)),
 }
+UNSEEN_KINDS: Mapping[str, Kind] = {}
+"""Kinds that no constant of the selection was set on, and that it is run on once, when it is finished."""

@@ -280,9 +280,13 @@ class Stages:
 
     def intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:
         """On the first images of a role, or of all for `None`, at most so many; every process has the same."""
+        images = self.images_to_move(stage, role, most)
+        return Intervention(self.tower, images, rule, self.limit, photograph_of=self.photograph_of)
+
+    def images_to_move(self, stage: str, role: str | None, most: int) -> Iterable[Batch]:
+        """Those of an intervention."""
         images = (self.batches if role is None else self.images_for(role)).on_every_process()
-        shown: Iterable[Batch] = self.progress(stage, images.first(most), min(images.num_images, most))
-        return Intervention(self.tower, shown, rule, self.limit, photograph_of=self.photograph_of)
+        return self.progress(stage, images.first(most), min(images.num_images, most))
 
     def _ranked(self, scores: RoundScores, tower: VisionTower, batches: Sequence[Batch]) -> tuple[Candidate, ...]:
         search = scores.search
