@@ -104,7 +104,7 @@ def confusion_table(
 
 
 def tenth_of(cells: Sequence[Cell], tenth: int, seed: int) -> list[Cell]:
-    """Of each kind one of ten parts, which a seeded hash draws; the longest kinds first.
+    """Of each kind one of ten parts, which a seeded hash draws; the kinds take turns, the longest first.
 
     Args:
         cells: of all models.
@@ -116,8 +116,9 @@ def tenth_of(cells: Sequence[Cell], tenth: int, seed: int) -> list[Cell]:
         return hashlib.sha256(f"{seed}:{cell.kind}:{cell.name}".encode()).digest()
 
     by_kind = itertools.groupby(sorted(cells, key=lambda cell: cell.kind), lambda cell: cell.kind)
-    part = [cell for _, of_kind in by_kind for cell in sorted(of_kind, key=drawn)[tenth - 1 :: _PARTS]]
-    return sorted(part, key=lambda cell: (cell.kind not in _LONGEST, cell.kind))
+    parts = [sorted(of_kind, key=drawn)[tenth - 1 :: _PARTS] for _, of_kind in by_kind]
+    turns = [(turn, cell) for part in parts for turn, cell in enumerate(part)]
+    return [cell for _, cell in sorted(turns, key=lambda each: (each[0], each[1].kind not in _LONGEST, each[1].kind))]
 
 
 def _kinds(given: Sequence[str], *, unseen: bool) -> list[str]:

@@ -5,8 +5,9 @@ What a stage does is decided by what it is given, so a stage that is given the s
 
 import copy
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from benchmarks.selection_steps import settings_without
@@ -18,10 +19,11 @@ from ttreg_hf.calibration.inspection import Inspection
 from ttreg_hf.calibration.search import search_of
 from ttreg_hf.calibration.stages import RoundScores, Stages
 from ttreg_hf.calibration.verification import Verification
-from ttreg_hf.images.batches import ImageBatches
+from ttreg_hf.images.batches import Batch, ImageBatches
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.progress import say_nothing, silent
 from ttreg_hf.measuring.intervention import Intervention, Outcome
+from ttreg_hf.measuring.measurement import Measurement
 from ttreg_hf.measuring.norms import NormStatistics
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
@@ -55,19 +57,39 @@ class Memory:
 
 
 class _Intervention(Intervention):
-    """Remembers the outcome of every set of neurons; each counts as a pass of all images, as if it were run."""
+    """Remembers what sets of neurons do; each counts as a pass of all images, as if it were run."""
 
-    def __init__(self, memory: Memory, key: Hashable, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, memory: Memory, key: Hashable, *args: Any) -> None:
+        super().__init__(*args)
         self._memory, self._key = memory, key
+
+    def on_few(self, most: int) -> Intervention:
+        return self._memory.recall((self._key, "few", most), functools.partial(super().on_few, most))
+
+    def on_others(self, batches: Iterable[Batch]) -> Intervention:
+        batches = list(batches)
+        places = tuple(place for batch in batches for place in batch.places)
+        key = self._key, places
+        options = self.limit, self.options, self.photograph_of
+        return _Intervention(self._memory, key, self.tower, batches, self.rule, *options)
+
+    def after(
+        self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
+    ) -> Measurement:
+        compute = functools.partial(super().after, neurons, shift_value=shift_value, shift_scale=shift_scale)
+        if len(neurons) > 1:
+            return compute()
+        return self._once(("after", _pair(neurons[0]), shift_value, shift_scale), compute)
 
     def outcome(
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
     ) -> Outcome:
+        compute = functools.partial(super().outcome, neurons, shift_value=shift_value, shift_scale=shift_scale)
+        return self._once(("outcome", frozenset(map(_pair, neurons)), shift_value, shift_scale), compute)
+
+    def _once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
         images_run = self.images_run
-        key = self._key, frozenset(map(_pair, neurons)), shift_value, shift_scale
-        compute = super().outcome
-        found = self._memory.recall(key, lambda: compute(neurons, shift_value=shift_value, shift_scale=shift_scale))
+        found = self._memory.recall((self._key, key), compute)
         self.images_run = images_run + self.before.num_images
         return found
 
@@ -104,18 +126,16 @@ class TrialStages(Stages):
 
         def make() -> Intervention:
             images = self.images_to_move(stage, role, most)
-            return _Intervention(
-                self._memory, key, self.tower, images, rule, self.limit, photograph_of=self.photograph_of
-            )
+            return _Intervention(self._memory, key, self.tower, images, rule, self.limit, {}, self.photograph_of)
 
         return self._memory.recall(key, make)
 
     def verify(
         self, neurons: Sequence[RegisterNeuron], rule: OutlierRule, *, shift_value: str, gate: GateConfig
     ) -> Verification:
-        compute = super().verify
-        pairs = tuple(map(_pair, neurons))
-        key = "verify", pairs, rule, shift_value, gate, self.constants.inspection
+        compute, constants = super().verify, self.constants.inspection
+        at_later_blocks = constants.populations, constants.content_share
+        key = "verify", tuple(map(_pair, neurons)), rule, shift_value, gate, at_later_blocks
         return self._memory.recall(key, lambda: compute(neurons, rule, shift_value=shift_value, gate=gate))
 
 

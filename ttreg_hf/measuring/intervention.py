@@ -81,6 +81,10 @@ class Intervention:
             left -= len(rows)
             if rows:
                 batches.append(batch.only(rows))
+        return self.on_others(batches)
+
+    def on_others(self, batches: Iterable[Batch]) -> "Intervention":
+        """The same on other images."""
         return Intervention(self.tower, batches, self.rule, self.limit, self.options, self.photograph_of)
 
     @functools.cached_property
