@@ -10,13 +10,14 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.planted_truth import (
     STRONGEST,
     KnownModel,
     firing,
     free_neurons,
+    mean_read,
     mlp_reads,
     ordinary_channels,
     own_channels,
@@ -70,7 +71,7 @@ def with_early_neuron(known: KnownModel, *, seed: int) -> KnownModel:
     low, high = values.quantile(0.6), values.quantile(0.98)
     gain = 1.5 * STRONGEST / float(high - low)
     pooling, following = wiring.pooling_attention(model), blocks_of_trunk(model)[layer + 1]
-    empty = _mean_read(known, following, writes)
+    empty = mean_read(known, following, writes)
     wiring.write_neuron(
         blocks_of_trunk(model)[layer],
         neuron,
@@ -79,7 +80,7 @@ def with_early_neuron(known: KnownModel, *, seed: int) -> KnownModel:
         writes_D=wiring.axis(model, writes, 0.2 * known.ordinary_norm / (1.5 * STRONGEST)),
     )
     if pooling is None:
-        added = _mean_read(known, following, writes) - empty
+        added = mean_read(known, following, writes) - empty
         wiring.write_mean(following, [writes], 0.6 * known.ordinary_norm / added)
     else:
         pooling.in_proj_weight.chunk(3)[2][:, writes] = 3.0
@@ -132,8 +133,3 @@ def with_extreme_content(known: KnownModel) -> KnownModel:
     if first_norm is not None:
         first_norm.get_parameter("weight")[channel] = 10.0 * known.ordinary_norm
     return dataclasses.replace(known, verdicts=("clean",))
-
-
-def _mean_read(known: KnownModel, block: nn.Module, channel: int) -> float:
-    """Mean over the sample of what the block's attention reads in a channel."""
-    return float(wiring.input_of(known.model, find_attention(block), known.sample)[..., channel].mean())

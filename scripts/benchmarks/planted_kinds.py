@@ -30,6 +30,7 @@ from benchmarks.planted_positions import (
     with_table_spikes,
 )
 from benchmarks.planted_truth import KnownModel, graded_model, without_plant
+from benchmarks.planted_unseen import with_counted_outliers, with_some_images
 from ttreg_hf.known.support import stock_model_class
 
 TRIGGERS = ("bright", "low_information")
@@ -174,6 +175,14 @@ def _dense(family: str, *, seed: int, **options: Any) -> KnownModel:
     return with_dense_outliers(graded_model(family, seed=seed, layout={3: 2}, **options), seed=seed)
 
 
+def _counted(family: str, *, seed: int, **options: Any) -> KnownModel:
+    return with_counted_outliers(graded_model(family, seed=seed, layout={3: 1 + seed % 4}, **options))
+
+
+def _some_images(family: str, *, seed: int, **options: Any) -> KnownModel:
+    return with_some_images(graded_model(family, seed=seed, layout={2 + seed % 6: 1 + seed % 5}, **options))
+
+
 def log_normal(deviation: float) -> Callable[[Tensor], Tensor]:
     """Quantiles of `exp(deviation * z)`, of which the median is 1."""
 
@@ -217,5 +226,8 @@ KINDS: Mapping[str, Kind] = {
     "attention": Kind(_attention, ("bright",)),
     "dense": Kind(_dense, ("bright",)),
 }
-UNSEEN_KINDS: Mapping[str, Kind] = {}
+UNSEEN_KINDS: Mapping[str, Kind] = {
+    "counted": Kind(_counted, ("bright",)),
+    "some images": Kind(_some_images, ("bright",)),
+}
 """Kinds that no constant of the selection was set on, and that it is run on once, when it is finished."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ttreg_hf.measuring.position_report import Place
-from ttreg_hf.modeling.families import blocks_of_trunk, down_projection, find_mlp
+from ttreg_hf.modeling.families import blocks_of_trunk, down_projection, find_attention, find_mlp
 from ttreg_hf.planted import wiring
 from ttreg_hf.planted.model import planted_model, synthetic_images
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -113,6 +113,11 @@ def mlp_reads(known: KnownModel, layer: int) -> Tensor:
     """What the layer's MLP reads of the sample's patches, `(B, N, D)`."""
     mlp, _ = find_mlp(blocks_of_trunk(known.model)[layer])
     return wiring.patches_of(known.model, wiring.input_of(known.model, mlp, known.sample))
+
+
+def mean_read(known: KnownModel, block: nn.Module, channel: int) -> float:
+    """Mean over the sample of what the block's attention reads in a channel."""
+    return float(wiring.input_of(known.model, find_attention(block), known.sample)[..., channel].mean())
 
 
 def free_neurons(known: KnownModel, layer: int, count: int, random: torch.Generator) -> list[int]:

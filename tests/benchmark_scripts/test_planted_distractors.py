@@ -1,4 +1,7 @@
-"""Planted models with distractors: each is what it says, whatever calibration makes of it."""
+"""Planted models with distractors: each is what it says, whatever calibration makes of it.
+
+Those that the selection has not seen are in `test_planted_unseen.py`.
+"""
 
 import dataclasses
 import functools
