@@ -3,9 +3,13 @@
 import json
 from dataclasses import asdict
 
-from benchmarks import confusion
-from benchmarks.confusion import FAILED, LEFT_OUT, Cell, Outcome, Unjudged, confusion_table, summary, table
-from benchmarks.planted_kinds import KINDS, triggers_of
+import pytest
+import typer
+from benchmarks import confusion, confusion_models
+from benchmarks.confusion import Plan, confusion_table
+from benchmarks.confusion_outcomes import FAILED, GROWN, LEFT_OUT, UNWIRED, Cell, Outcome, Unjudged
+from benchmarks.confusion_summary import summary, table
+from benchmarks.planted_kinds import KINDS, UNSEEN_KINDS, triggers_of
 
 
 def _cell(kind="planted", seed=0):
@@ -59,15 +63,15 @@ def test_a_planted_model_that_is_not_what_it_should_be_is_left_out(monkeypatch):
     def refuse(known):
         raise ValueError("no outliers")
 
-    monkeypatch.setattr(confusion, "check_truth", refuse)
+    monkeypatch.setattr(confusion_models, "check_truth", refuse)
     cell = _cell("nothing")
-    assert confusion._run(cell, 4) == Unjudged(**asdict(cell), why=LEFT_OUT, reason="no outliers")
+    assert confusion._run(cell, [""], Plan(4, 1)) == [Unjudged(**asdict(cell), why=LEFT_OUT, reason="no outliers")]
 
 
 def test_a_failure_leaves_the_other_models_alone(monkeypatch):
     monkeypatch.setitem(KINDS, "unmade", KINDS["nothing"])  # the process that is started does not know it
     cells = [_cell("unmade"), _cell("unmade", seed=1)]
-    found = list(confusion._judged(cells, 4, 1))
+    found = list(confusion._judged(dict.fromkeys(cells, ("",)), Plan(4, 1)))
     assert {(one.seed, one.why) for one in found} == {(0, FAILED), (1, FAILED)}
     assert all("unmade" in one.reason for one in found)
 
@@ -79,7 +83,7 @@ def test_a_run_goes_on_where_its_lines_end_and_tries_failures_again(tmp_path, mo
     (tmp_path / "l").write_text(text + '{"family": "cl')
     asked = []
 
-    def judge_all(left, num_images, processes):
+    def judge_all(left, plan):
         asked.extend(left)
         return map(_outcome, left)
 
@@ -102,8 +106,8 @@ def test_progress_says_how_long_all_models_take(tmp_path, monkeypatch, capsys):
 
 
 def test_an_interrupted_run_prints_the_table_of_what_was_done_and_keeps_its_lines(tmp_path, monkeypatch, capsys):
-    def judge_one(left, num_images, processes):
-        yield _outcome(left[0])
+    def judge_one(left, plan):
+        yield _outcome(next(iter(left)))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(confusion, "_judged", judge_one)
@@ -118,6 +122,7 @@ def test_a_fixed_model_is_right_only_with_planted_neurons_that_are_enough():
     assert _outcome(_cell()).is_right
     assert not _outcome(_cell(), recovery="foreign").is_right
     assert not _outcome(_cell(), recovery="too few").is_right
+    assert _outcome(Cell(GROWN, "mlps", "", 0), recovery=UNWIRED).is_right  # nobody knows its neurons
 
 
 def test_long_ones_begin_first_and_a_run_that_is_cut_off_has_whole_seeds(monkeypatch, capsys):
@@ -129,3 +134,18 @@ def test_long_ones_begin_first_and_a_run_that_is_cut_off_has_whole_seeds(monkeyp
     assert {cell.kind for cell in of_first_seed} == {kind for kind in KINDS if triggers_of("clip", kind)}
     assert "dense" in [cell.kind for cell in of_first_seed[:5]]
     assert len(set(asked)) == len(asked) == 2 * len(of_first_seed)
+
+
+def test_kinds_that_nothing_was_set_on_run_on_demand_alone(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(confusion, "_judged", lambda left, *_: asked.extend(left) or map(_outcome, left))
+    options = {"seeds": 1, "family": ["clip"], "num_images": 4, "processes": 1, "as_json": True}
+    confusion_table(**options)
+    assert {cell.kind for cell in asked}.isdisjoint(UNSEEN_KINDS)
+    asked.clear()
+    confusion_table(**options, unseen=True)
+    assert {cell.kind for cell in asked} == set(UNSEEN_KINDS)
+    with pytest.raises(typer.BadParameter, match="counted is one that nothing was set on: it needs --unseen"):
+        confusion_table(**options, kind=["counted"])
+    with pytest.raises(typer.BadParameter, match="planted is one that everything was set on"):
+        confusion_table(**options, kind=["planted"], unseen=True)
