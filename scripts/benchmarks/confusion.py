@@ -162,7 +162,7 @@ def _run_all(wanted: Sequence[Cell], steps: Sequence[str], plan: Plan, lines: Pa
                 with lines.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(found)) + "\n")
     except KeyboardInterrupt:
-        typer.echo(f"\ninterrupted: {len(seen)} results of {len(wanted) * len(steps)}", err=True)
+        typer.echo(f"\ninterrupted after {len(seen)} of {len(wanted) * len(steps)} results", err=True)
     return seen
 
 

@@ -115,7 +115,7 @@ def test_an_interrupted_run_prints_the_table_of_what_was_done_and_keeps_its_line
     shown = capsys.readouterr()
     (entry,) = json.loads(shown.out)
     assert entry["models"] == len((tmp_path / "l").read_text().splitlines()) == 1
-    assert "interrupted: the table is of 1 models of 3" in shown.err
+    assert "interrupted after 1 of 3 results" in shown.err
 
 
 def test_a_fixed_model_is_right_only_with_planted_neurons_that_are_enough():

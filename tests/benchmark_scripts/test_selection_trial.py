@@ -204,15 +204,17 @@ def test_a_trial_runs_the_whole_and_each_step_and_goes_on_where_its_lines_end(tm
     assert capsys.readouterr().out.splitlines() == list(STEPS)
 
 
-def test_a_step_that_fails_leaves_the_others_alone(monkeypatch):
+def test_a_step_that_fails_leaves_the_others_alone(monkeypatch, opened):
+    known, images, _ = opened
+    result = calibrate(known.model, images, config=CONFIG)
+
     def calibrated(step, *others):
         if step == "contrast":
             raise ValueError("nothing is left")
-        return calibrate(*others[0], config=CONFIG), 1.0
+        return result, 1.0
 
     cell = _cell(kind="nothing")
     monkeypatch.setattr(confusion, "calibrated_without", calibrated)
-    monkeypatch.setattr(confusion.Inputs, "open", lambda model, images, config: (model, images))
     found = confusion._run(cell, ["", "contrast", "gone halved"], Plan(48, 1, trial=True))
     assert [type(one) for one in found] == [Outcome, Unjudged, Outcome]
     assert (found[1].without, found[1].why, found[1].reason) == ("contrast", FAILED, "ValueError: nothing is left")
