@@ -37,8 +37,8 @@ class Outcome(Cell):
             them, and outliers stay), `foreign` (a neuron that was not planted), `unwired` (nobody planted any) or
             `none`.
         planted, found, foreign: counts of neurons.
-        outliers_left: after moving what was found, and what makes outliers at fixed positions: outliers after / before
-            at any block; by the chosen threshold where that is 1 to 1.5 times the truth's.
+        outliers_left: after moving what was found: outliers after / before at any block; by the chosen threshold where
+            that is 1 to 1.5 times the truth's.
         similarity: of the pooled feature then.
         norm_threshold: that calibration chose; the truth's lies between the populations.
         known_threshold: the truth's.

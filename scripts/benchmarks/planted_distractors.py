@@ -24,7 +24,7 @@ from benchmarks.planted_truth import (
     random_direction,
     tune,
 )
-from ttreg_hf.modeling.families import blocks_of_trunk, find_attention
+from ttreg_hf.modeling.families import blocks_of_trunk
 from ttreg_hf.planted import wiring
 
 _SHARP = 20.0  # activations this large make GELU, quick GELU and SiLU ramps

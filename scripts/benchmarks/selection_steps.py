@@ -5,7 +5,7 @@ Rules are taken out by setting their constants so that they never apply. Every o
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ _RULES: dict[str, Changes] = {
     "borderline tokens": {"constants.selection.borderline": 0.0},
     "half excess": {"constants.inspection.staying_share": math.inf},
     "content": {"constants.inspection.content_share": math.inf},
-    "fixed positions": {"constants.inspection.fixed_share": math.inf},
+    "fixed positions": {"constants.inspection.positions.fixed_share": math.inf},
     "other detection blocks": {"constants.inspection.block_tolerance": 0.0},
     "first layer": {"config.first_layer": 0},
     "later blocks": {"gate.max_later_ratio": math.inf},
@@ -76,12 +76,19 @@ def _scaled(value: float, factor: float) -> float:
 
 
 def _varied() -> dict[str, Changes]:
-    numbers = [*_numbers(Constants(), "constants"), ("config.budget", CalibrationConfig().budget)]
+    numbers = dict([*_numbers(Constants(), "constants"), ("config.budget", CalibrationConfig().budget)])
     return {
-        f"{path.rpartition('.')[2]} {word}": {path: _scaled(value, factor)}
-        for path, value in numbers
+        f"{_short(path, numbers)} {word}": {path: _scaled(value, factor)}
+        for path, value in numbers.items()
         for word, factor in (("halved", 0.5), ("doubled", 2.0))
     }
+
+
+def _short(path: str, paths: Iterable[str]) -> str:
+    """The end of a dotted name that no other has."""
+    names = path.split(".")
+    ends = (".".join(names[-count:]) for count in range(1, len(names) + 1))
+    return next(end for end in ends if sum(other.endswith(f".{end}") for other in paths) == 1)
 
 
 STEPS: Mapping[str, Changes] = {**_RULES, **_varied()}

@@ -67,14 +67,18 @@ def test_every_step_changes_just_the_settings_that_it_names(step):
 
 
 def test_every_constant_can_be_halved_and_doubled():
-    def numbers(record):
+    def numbers(record, path):
         for field in dataclasses.fields(record):
-            value = getattr(record, field.name)
-            yield from numbers(value) if dataclasses.is_dataclass(value) else [field.name]
+            value, name = getattr(record, field.name), f"{path}.{field.name}"
+            yield from numbers(value, name) if dataclasses.is_dataclass(value) else [name]
 
-    names = list(numbers(Constants()))
-    assert len(names) == len(set(names)) > 25
-    assert {f"{name} {word}" for name in names for word in ("halved", "doubled")} <= set(STEPS)
+    names = list(numbers(Constants(), "constants"))
+    assert len(names) > 25
+    for word in ("halved", "doubled"):
+        varied = [path for step, changes in STEPS.items() if step.endswith(word) for path in changes]
+        assert sorted(varied) == sorted([*names, "config.budget"])
+    assert STEPS["populations.min_ratio halved"] == {"constants.inspection.populations.min_ratio": 0.75}
+    assert STEPS["positions.min_ratio doubled"] == {"constants.inspection.positions.min_ratio": 3.0}
     assert STEPS["max_share doubled"] == {"constants.inspection.populations.max_share": 0.6}
     assert STEPS["end_share doubled"] == {"constants.inspection.end_share": 1.0}  # a share stays one
     assert STEPS["most_missing halved"] == {"constants.selection.most_missing": 32}

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -101,6 +102,16 @@ def test_an_outlier_stays_one_with_most_of_its_excess_left(planted):
     assert by_the_rule_alone < intervention.num_outliers
     assert torch.equal(weak.outliers_B, intervention.before.outliers_B)
     assert intervention.compared(gone).outlier_ratio == 0.0
+
+
+@pytest.mark.parametrize("staying_share", [math.inf, 0.95])
+def test_the_rule_says_how_much_of_its_excess_an_outlier_keeps_that_stays_one(planted, staying_share):
+    strict = dataclasses.replace(planted, norm_threshold=0.9 * _least_outlier(_intervention(planted)))
+    plain = _intervention(strict)
+    rule = dataclasses.replace(plain.rule, staying_share=staying_share)
+    found = Intervention(plain.tower, plain.batches, rule).measure(_weakened(planted, 0.6))
+    above = torch.stack(found.norms_BN) > strict.norm_threshold
+    assert int(found.outliers_B.sum()) == int((above & torch.stack(plain.before.outliers_BN)).sum())
 
 
 def test_an_outlier_with_part_of_its_norm_gone_does_not_pass_for_content(planted):
