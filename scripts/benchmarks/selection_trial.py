@@ -70,7 +70,7 @@ class _Intervention(Intervention):
         batches = list(batches)
         places = tuple(place for batch in batches for place in batch.places)
         key = self._key, places
-        options = self.limit, self.options, self.photograph_of
+        options = self.limit, self.options, self.photograph_of, self.staying_share
         return _Intervention(self._memory, key, self.tower, batches, self.rule, *options)
 
     def after(
@@ -122,11 +122,13 @@ class TrialStages(Stages):
         return self._memory.recall(key, lambda: compute(inspection, **options))
 
     def intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:
-        key = "intervention", role, rule, most
+        staying_share = self.constants.inspection.staying_share
+        key = "intervention", role, rule, most, staying_share
 
         def make() -> Intervention:
             images = self.images_to_move(stage, role, most)
-            return _Intervention(self._memory, key, self.tower, images, rule, self.limit, {}, self.photograph_of)
+            options = self.limit, {}, self.photograph_of, staying_share
+            return _Intervention(self._memory, key, self.tower, images, rule, *options)
 
         return self._memory.recall(key, make)
 
@@ -134,8 +136,8 @@ class TrialStages(Stages):
         self, neurons: Sequence[RegisterNeuron], rule: OutlierRule, *, shift_value: str, gate: GateConfig
     ) -> Verification:
         compute, constants = super().verify, self.constants.inspection
-        at_later_blocks = constants.populations, constants.content_share
-        key = "verify", tuple(map(_pair, neurons)), rule, shift_value, gate, at_later_blocks
+        read = constants.populations, constants.content_share, constants.staying_share
+        key = "verify", tuple(map(_pair, neurons)), rule, shift_value, gate, read
         return self._memory.recall(key, lambda: compute(neurons, rule, shift_value=shift_value, gate=gate))
 
 

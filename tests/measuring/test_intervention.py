@@ -105,11 +105,12 @@ def test_an_outlier_stays_one_with_most_of_its_excess_left(planted):
 
 
 @pytest.mark.parametrize("staying_share", [math.inf, 0.95])
-def test_the_rule_says_how_much_of_its_excess_an_outlier_keeps_that_stays_one(planted, staying_share):
+def test_it_can_be_said_how_much_of_its_excess_an_outlier_keeps_that_stays_one(planted, staying_share):
     strict = dataclasses.replace(planted, norm_threshold=0.9 * _least_outlier(_intervention(planted)))
     plain = _intervention(strict)
-    rule = dataclasses.replace(plain.rule, staying_share=staying_share)
-    found = Intervention(plain.tower, plain.batches, rule).measure(_weakened(planted, 0.6))
+    same = Intervention(plain.tower, plain.batches, plain.rule, staying_share=staying_share)
+    assert same.on_few(4).staying_share == staying_share
+    found = same.measure(_weakened(planted, 0.6))
     above = torch.stack(found.norms_BN) > strict.norm_threshold
     assert int(found.outliers_B.sum()) == int((above & torch.stack(plain.before.outliers_BN)).sum())
 

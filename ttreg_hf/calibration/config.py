@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ttreg_hf.measuring.population_config import PopulationConfig
+from ttreg_hf.measuring.population_config import STAYING_SHARE, PopulationConfig
 from ttreg_hf.measuring.position_config import PositionConfig
 from ttreg_hf.records import check_types
 
@@ -151,7 +151,7 @@ class InspectionConfig:
     populations: PopulationConfig = field(default_factory=PopulationConfig)
     block_tolerance: float = 0.7
     content_share: float = 0.5
-    staying_share: float = 0.5
+    staying_share: float = STAYING_SHARE
     positions: PositionConfig = field(default_factory=PositionConfig)
     begin_share: float = 0.25
     end_share: float = 0.75

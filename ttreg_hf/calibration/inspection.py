@@ -202,7 +202,7 @@ def _rule(
 ) -> OutlierRule:
     """With the threshold that is given, and no exceptions; else with the dip between the two populations."""
     if config.norm_threshold is not None:
-        return OutlierRule(layer, config.norm_threshold, config.detect_on_prefix, staying_share=settings.staying_share)
+        return OutlierRule(layer, config.norm_threshold, config.detect_on_prefix)
     if found is None:  # one population: its own largest norm is no outlier
         threshold = max(paper_threshold(statistics, layer), float(statistics.max_L[layer]))
         return OutlierRule(layer, threshold, config.detect_on_prefix)
@@ -213,7 +213,7 @@ def _rule(
         share_N = torch.cat(above).float().mean(0)
         fixed = tuple((share_N >= settings.positions.fixed_share).nonzero().flatten().tolist())
     content = Content(float(medians[0]), float(medians[layer + 1]), settings.content_share)
-    return OutlierRule(layer, found.threshold, config.detect_on_prefix, fixed, content, settings.staying_share)
+    return OutlierRule(layer, found.threshold, config.detect_on_prefix, fixed, content)
 
 
 def _count(masks: Sequence[Tensor]) -> int:

@@ -281,7 +281,10 @@ class Stages:
     def intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:
         """On the first images of a role, or of all for `None`, at most so many; every process has the same."""
         images = self.images_to_move(stage, role, most)
-        return Intervention(self.tower, images, rule, self.limit, photograph_of=self.photograph_of)
+        staying_share = self.constants.inspection.staying_share
+        return Intervention(
+            self.tower, images, rule, self.limit, photograph_of=self.photograph_of, staying_share=staying_share
+        )
 
     def images_to_move(self, stage: str, role: str | None, most: int) -> Iterable[Batch]:
         """Those of an intervention."""

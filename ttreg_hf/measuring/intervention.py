@@ -12,6 +12,7 @@ from ttreg_hf.measuring.measurement import Measurement, measure
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.patched_twin import PatchedTwin
 from ttreg_hf.measuring.photographs import PhotographOf, own_photograph
+from ttreg_hf.measuring.population_config import STAYING_SHARE
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -39,6 +40,7 @@ class Intervention:
         limit: how many images go through a model at once.
         options: of `add_test_time_registers`, for all twins: those that a checkpoint was published with.
         photograph_of: from an image's place to its photograph.
+        staying_share: of its excess, for an outlier to stay one when patched.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class Intervention:
         limit: BatchLimit | None = None,
         options: Mapping[str, Any] | None = None,
         photograph_of: PhotographOf = own_photograph,
+        staying_share: float = STAYING_SHARE,
     ) -> None:
         self.tower, self.batches, self.rule, self.limit = tower, list(batches), rule, limit or BatchLimit()
-        self.options, self.photograph_of = dict(options or {}), photograph_of
+        self.options, self.photograph_of, self.staying_share = dict(options or {}), photograph_of, staying_share
         self.before = measure(tower, self.batches, rule, limit=self.limit, photograph_of=photograph_of)
         self.images_run = self.before.num_images
 
@@ -85,7 +88,9 @@ class Intervention:
 
     def on_others(self, batches: Iterable[Batch]) -> "Intervention":
         """The same on other images."""
-        return Intervention(self.tower, batches, self.rule, self.limit, self.options, self.photograph_of)
+        return Intervention(
+            self.tower, batches, self.rule, self.limit, self.options, self.photograph_of, self.staying_share
+        )
 
     @functools.cached_property
     def _twin(self) -> PatchedTwin:
@@ -98,7 +103,9 @@ class Intervention:
     def measure(self, tower: VisionTower) -> Measurement:
         """A twin on these images."""
         self.images_run += self.before.num_images
-        return measure(tower, self.batches, self.rule, limit=self.limit, base=self.before)
+        return measure(
+            tower, self.batches, self.rule, limit=self.limit, base=self.before, staying_share=self.staying_share
+        )
 
     def after(
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None

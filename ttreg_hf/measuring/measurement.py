@@ -22,6 +22,7 @@ from ttreg_hf.measuring.photographs import (
     photograph_keys,
     sums_of_photographs,
 )
+from ttreg_hf.measuring.population_config import STAYING_SHARE
 from ttreg_hf.measuring.recorder import Recorder, Recording
 from ttreg_hf.measuring.tower import VisionTower
 
@@ -91,6 +92,7 @@ def measure(
     limit: BatchLimit | None = None,
     base: Measurement | None = None,
     photograph_of: PhotographOf = own_photograph,
+    staying_share: float = STAYING_SHARE,
 ) -> Measurement:
     """Run a model over the images.
 
@@ -102,6 +104,7 @@ def measure(
         base: what the base model made of the same images, if this is its patched twin: its outliers may stay some,
             though the rule alone would say no.
         photograph_of: from an image's place to its photograph.
+        staying_share: of its excess (log of norm over median), for an outlier of the base model to stay one.
 
     Raises:
         ValueError: there is no image.
@@ -129,7 +132,7 @@ def measure(
     if not features:
         raise ValueError("A stage needs at least one readable image, got none. Give more images, or repair them.")
     if base is not None:
-        staying = _staying(base, norms, rule)
+        staying = _staying(base, norms, rule.norm_threshold, staying_share)
         outliers = [new_N | old_N for new_N, old_N in zip(outliers, staying, strict=True)]
     register_norms = torch.cat(registers)
     return Measurement(
@@ -157,7 +160,7 @@ def _parts(
             yield places, [keys[place] for place in places], recording
 
 
-def _staying(base: Measurement, norms_BN: Sequence[Tensor], rule: OutlierRule) -> list[Tensor]:
+def _staying(base: Measurement, norms_BN: Sequence[Tensor], threshold: float, staying_share: float) -> list[Tensor]:
     """For each image, which outliers of the base model are still some in a twin with these norms.
 
     Those above the threshold; and those between it and the norms of ordinary patches that have more than
@@ -171,8 +174,8 @@ def _staying(base: Measurement, norms_BN: Sequence[Tensor], rule: OutlierRule) -
         highest = ordinary.kthvalue(math.ceil(_ORDINARY * len(ordinary))).values
 
     def stays(old_N: Tensor, new_N: Tensor) -> Tensor:
-        is_kept_N = (new_N / median).log() > rule.staying_share * (old_N / median).log()
-        return (new_N > rule.norm_threshold) | ((new_N > highest) & is_kept_N)
+        is_kept_N = (new_N / median).log() > staying_share * (old_N / median).log()
+        return (new_N > threshold) | ((new_N > highest) & is_kept_N)
 
     return [
         outlier_N & stays(old_N, new_N)

@@ -42,7 +42,6 @@ class OutlierRule:
         detect_on_prefix: whether prefix tokens count.
         fixed_positions: patches that are above it in every image, and are no outliers of the images' making.
         content: which tokens above it are content; `None`: no such exception.
-        staying_share: of its excess (log of norm over median) that an outlier keeps which stays one when patched.
     """
 
     detection_layer: int
@@ -50,7 +49,6 @@ class OutlierRule:
     detect_on_prefix: bool = False
     fixed_positions: tuple[int, ...] = ()
     content: Content | None = None
-    staying_share: float = 0.5
 
     def outliers(self, recording: Recording, layout: TokenLayout, row: int) -> Tensor:
         """`(B, T)` bool.

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 MIN_OUTLIER_RATIO = 1.5
 """Norm of an outlier token over the median, at least; less is an ordinary spread."""
+STAYING_SHARE = 0.5
+"""Of its excess (log of norm over median): an outlier that keeps more of it stays one when patched."""
 
 
 @dataclass(frozen=True)
