@@ -14,7 +14,7 @@ from typing import Any
 import lazy_loader
 import wrapt
 
-__version__ = "0.1.0"
+__version__ = "0.1.0rc1"
 _lazy_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 

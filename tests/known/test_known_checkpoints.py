@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import ttreg_hf
 from ttreg_hf.known.checkpoints import known_checkpoint, known_checkpoints
 from ttreg_hf.known.hub_config_files import read_known_checkpoint, read_known_checkpoints
 from ttreg_hf.known.known_checkpoint import PUBLISHED, SETTINGS_ONLY
@@ -239,4 +240,4 @@ def test_the_wheel_carries_the_data_files(tmp_path):
         "ttreg_hf/images/photographs/ATTRIBUTION.md",
         "ttreg_hf/known/checkpoints.py",
     } <= names
-    assert {name.split("/")[0] for name in names} == {"ttreg_hf", "ttreg_hf-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"ttreg_hf", f"ttreg_hf-{ttreg_hf.__version__}.dist-info"}
