@@ -113,7 +113,7 @@ class Run:
             for name, stage in self.left:
                 at = name
                 stage(model, processor)
-        except Exception as error:  # whatever a checkpoint does, the others are run
+        except Exception as error:  # noqa: BLE001 - whatever a checkpoint does, the others are run
             text = f"{at}: {type(error).__name__}: {error}"
             write_file(self.folder / ERROR_FILE, text.encode())
             typer.echo(f"{self._target.model}: {FAILED} at {text}", err=True)

@@ -64,7 +64,7 @@ def benchmark(
                     case = {"model": name, "mode": how, "batch_size": images, "image_size": pixels}
                     try:
                         case |= _measure(models, how, images, pixels, place, rounds, seconds, profile)
-                    except Exception as error:  # a record, not an end: what the machine cannot do is a result too
+                    except Exception as error:  # noqa: BLE001 - a record, not an end: what the machine cannot do is a result too
                         case["error"] = f"{type(error).__name__}: {error}"
                     results.append(case)
                     print(_line(case), flush=True)
@@ -94,7 +94,7 @@ def _measure(
         try:
             call = _call(model, batch, mode)
             call()
-        except Exception as error:  # of one model; the others are compared without it
+        except Exception as error:  # noqa: BLE001 - of one model; the others are compared without it
             errors[name] = f"{type(error).__name__}: {error}"
         else:
             calls[name], first[name] = call, time.perf_counter() - begin

@@ -40,8 +40,10 @@ def benchmark(
     rounds: Rounds = 9,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Measure and print a table: medians of seconds, of seconds on the CPU (which other work on the
-    machine prolongs less), and of how much the most memory of a process grows.
+    """Measure and print a table.
+
+    Medians of seconds, of seconds on the CPU (which other work on the machine prolongs less), and of how much the
+    most memory of a process grows.
     """
     stock = "from transformers import Dinov2Model"
     steps = {_STOCK: ("", stock), _BOTH: ("", f"{stock}\nimport ttreg_hf"), _ADDED: (stock, "import ttreg_hf")}

@@ -164,7 +164,7 @@ def _call(command: list[str], folder: Path) -> bytes:
     """What it prints."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=_SECONDS)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeError(f"The photographs are fetched with {command[0]}, which did not work: {error}.") from error
     if done.returncode:

@@ -135,7 +135,8 @@ def write_marked_neuron(
 
     Args:
         known: the model.
-        layer, neuron: which one.
+        layer: where the neuron is.
+        neuron: which one.
         marked: channel that it reads.
         height: of the mark there.
         writes: channel that it writes on.

@@ -160,6 +160,7 @@ def _download(folder: Path) -> Path:
     try:
         done = subprocess.run(
             [*command, f"{WHEEL}=={VERSION}"],
+            check=False,
             capture_output=True,
             text=True,
             timeout=_SECONDS,

@@ -9,11 +9,11 @@ from huggingface_hub import ModelCard
 from launching import torchrun
 from transformers import BitImageProcessorPil
 
-import ttreg_hf.known.packages as packages
 from ttreg_hf import DataSource, EvaluationConfig, add_test_time_registers, evaluate
 from ttreg_hf.evaluation.evaluation_result import read_evaluations, write_evaluation
 from ttreg_hf.evaluation.object_discovery import ObjectDiscovery
 from ttreg_hf.evaluation.segmentation_probe import SegmentationProbe
+from ttreg_hf.known import packages
 from ttreg_hf.planted import planted_model
 from ttreg_hf.publishing import prepared_checkpoint, push
 from ttreg_hf.publishing.card_in_folder import add_evaluation

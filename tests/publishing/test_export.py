@@ -11,13 +11,12 @@ from modeling.laws import assert_equal_outputs, patched_model
 from transformers import BitImageProcessorPil
 
 import ttreg_hf.publishing.export as export_module
-import ttreg_hf.publishing.export_program as export_program
 from ttreg_hf import add_test_time_registers, modeling
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.images.photographs import load_photographs
 from ttreg_hf.images.scenes import draw_scenes
 from ttreg_hf.known import packages
-from ttreg_hf.publishing import export_format
+from ttreg_hf.publishing import export_format, export_program
 from ttreg_hf.publishing.export import Folding, FoldingError, ParityError, export_model
 from ttreg_hf.publishing.export_format import FORMATS, has_exporters
 from ttreg_hf.publishing.export_parity import parity

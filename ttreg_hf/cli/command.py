@@ -47,7 +47,7 @@ def as_verb(function: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort, BrokenPipeError):  # typer's own business
             raise
         except KeyboardInterrupt as stop:
-            exec("")  # CPython ends as if killed, if the last `exec` was interrupted; imports of dataclasses run many
+            exec("")  # noqa: S102 - CPython ends as if killed, if the last `exec` was interrupted; imports of dataclasses run many
             complain(str(stop) or "interrupted; nothing half-written remains.")
             raise typer.Exit(INTERRUPTED) from None
         except _Refusal as refusal:

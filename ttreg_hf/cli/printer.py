@@ -76,10 +76,12 @@ def say_working(what: str) -> None:
 
 
 def is_first_rank() -> bool:
+    """Whether this process is the one of a run that speaks."""
     return rank() == "0"
 
 
 def stderr_is_terminal() -> bool:
+    """Whether somebody may be looking at stderr."""
     return sys.stderr.isatty()
 
 

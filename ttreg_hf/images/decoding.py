@@ -38,6 +38,7 @@ class Collated(NamedTuple):
 
 
 def collate(items: list[tuple[int, Any]]) -> Collated:
+    """Batches of one size each, and what could not be read apart."""
     images = {place: found for place, found in items if isinstance(found, Tensor)}
     sizes = list(dict.fromkeys(image.shape for image in images.values()))
     batches = []

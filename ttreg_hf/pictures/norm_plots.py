@@ -1,6 +1,6 @@
-"""The figures of the norms of all blocks, before and after, in the vermilion and blue of Okabe and Ito, which
-colour-blind readers tell apart.
+"""The figures of the norms of all blocks, before and after.
 
+In the vermilion and blue of Okabe and Ito, which colour-blind readers tell apart.
 Letters: `L` blocks.
 """
 

@@ -277,9 +277,9 @@ def _source_of_neurons(config: Any) -> str:
 def _head(config: Any, architecture: str) -> tuple[str | None, str, str]:
     """The Auto class that loads an architecture, if one does; the Hub's task; the output to look at."""
     autos = [auto for auto, reference in config.auto_map.items() if reference.endswith(f".{architecture}")]
-    for auto in _TASKS:
+    for auto, its_task in _TASKS.items():
         if auto in autos:
-            return auto, *_TASKS[auto]
+            return auto, *its_task
     task = next(task for suffix, task in _OTHER_TASKS.items() if architecture.endswith(suffix))
     return next((auto for auto in autos if auto.startswith("Auto")), None), *task
 

@@ -3,6 +3,7 @@
 Letters: `B` images.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,7 @@ def _compared(expected: Tensor, found: Tensor) -> tuple[float, float, float]:
 
 def _nan_last(value: float) -> float:
     """So that NaN is the largest."""
-    return value if value == value else float("inf")
+    return float("inf") if math.isnan(value) else value
 
 
 def _above(judged: dict[str, float], bound: float, what: str) -> tuple[str, ...]:

@@ -128,6 +128,7 @@ def outputs_without_ttreg(directory: Path) -> Outputs:
         try:
             child = subprocess.run(
                 command,
+                check=False,
                 env=_environment(home),
                 cwd=home,
                 stdin=subprocess.DEVNULL,

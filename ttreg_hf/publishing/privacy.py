@@ -90,7 +90,7 @@ def public_name(name: str) -> str:
 
 def public_title(name: str, model: Any) -> str:
     """What a model is called on pictures and cards: by its Hub id, or by its class."""
-    return name.split("/")[-1] if is_hub_id(name) else type(model).__name__
+    return name.rsplit("/", maxsplit=1)[-1] if is_hub_id(name) else type(model).__name__
 
 
 def picture_without_metadata(path: Path) -> bytes:
