@@ -325,7 +325,7 @@ def main(model_types: list[str]) -> None:
     for model_type in model_types:
         try:
             print(line(model_type, find_family(model_type)))
-        except NotAFamily as error:  # noqa: PERF203 - each is told
+        except NotAFamily as error:
             found = False
             print(f"{model_type}: cannot be given test-time registers: {str(error).removesuffix('.')}.")
     if not found or not model_types:
