@@ -16,7 +16,8 @@ CONSTRAINTS = ".ci/constraints.txt"
 TOOLS = ["pytest>=8", "pytest-xdist", "hypothesis"]
 # a model in, a model out: every law of every family, checkpoints, strangers, quickstart
 FRONT_DOOR = [
-    *(f"tests/modeling/test_{what}.py" for what in ("laws", "shift", "checkpoints", "suitcase", "training")),
+    *(f"tests/modeling/test_{what}.py" for what in ("laws", "constant_laws", "shift")),
+    *(f"tests/modeling/test_{what}.py" for what in ("checkpoints", "suitcase", "training")),
     *(f"tests/test_{what}.py" for what in ("front_door", "applying", "loading", "quickstart")),
 ]
 # what GitHub reads, by the schema that it must follow
