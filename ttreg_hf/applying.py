@@ -170,6 +170,14 @@ def patching_of(model: TTRegModelMixin) -> dict[str, Any]:
     }
 
 
+def zeroing_of(model: TTRegModelMixin) -> dict[str, Any]:
+    """The same, but the neurons' activation goes nowhere: the token stays, empty; in constant mode no row is read."""
+    options = patching_of(model)
+    if options["constants"] is not None:
+        return options | {"constants": options["constants"][:0]}
+    return options | {"shift_scale": 0.0, "shift_fill": "zero"}
+
+
 def constants_of(model: TTRegModelMixin) -> Tensor | None:
     """What the attentions of a patched model read in constant mode, `(L - l, D)`; `None` in token mode."""
     return dict(model.get_submodule(model.trunk_name).named_buffers()).get(CONSTANTS)
@@ -203,6 +211,15 @@ def _patched_config(base: Any, config_class: Any, options: dict[str, Any]) -> An
     return config
 
 
+def place_constants(model: TTRegModelMixin, constants: Tensor | None) -> None:
+    """Give a patched model these rows, in its own dtype and on its device; `None` takes them away."""
+    trunk = model.get_submodule(model.trunk_name)
+    trunk._buffers.pop(CONSTANTS, None)
+    if constants is not None:
+        weight = next(trunk.parameters())
+        trunk.register_buffer(CONSTANTS, constants.detach().to(weight.device, weight.dtype))
+
+
 def _constant_first_layer(model: Any, tower: str | None, mode: str, constants: Tensor | None) -> int:
     if mode != "constant":
         return 0
@@ -232,11 +249,7 @@ def _patched(model: Any, cls: Any, config: Any, constants: Tensor | None) -> Any
         patched.place_register_neurons()
     else:
         patched.install_test_time_registers()
-    trunk = patched.get_submodule(patched.trunk_name)
-    trunk._buffers.pop(CONSTANTS, None)
-    if constants is not None:
-        weight = next(trunk.parameters())
-        trunk.register_buffer(CONSTANTS, constants.detach().to(weight.device, weight.dtype))
+    place_constants(patched, constants)
     return patched
 
 

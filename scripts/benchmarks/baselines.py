@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
@@ -15,8 +16,9 @@ from ttreg_hf.modeling.modeling_ttreg import neurons_by_layer
 from ttreg_hf.modeling.registers import NeuronShift
 
 BASE, PATCHED, KERNEL = "base", "patched", "patched with the kernel"
+CONSTANT, ZEROED = "constant mode", "neurons zeroed alone"
 TOKEN_ALONE, HOOKS, TRAINED = "token alone", "hooks with clone", "4 trained registers"
-BASELINES = (PATCHED, KERNEL, TOKEN_ALONE, HOOKS, TRAINED)
+BASELINES = (PATCHED, KERNEL, CONSTANT, ZEROED, TOKEN_ALONE, HOOKS, TRAINED)
 _SHARED = (
     "hidden_size",
     "num_hidden_layers",
@@ -42,6 +44,7 @@ def baselines_of(base: Any, size: str, *, kernel: bool) -> dict[str, Any]:
     if kernel:
         models[KERNEL] = add_test_time_registers(base, pairs)
         use_triton(models[KERNEL])
+    models[CONSTANT], models[ZEROED] = (_constant(base, pairs, alone) for alone in (False, True))
     models[TOKEN_ALONE] = _without_shift(patched)
     models[HOOKS] = _hooked(copy.deepcopy(base), pairs)
     if size.startswith("dinov2"):
@@ -60,6 +63,14 @@ def neurons_of(size: str, base: Any) -> list[list[int]]:
         return [list(pair) for pair in known.register_neurons]
     last = VisionTower.of(base).num_layers * 3 // 4
     return [[last - index % 6, index // 6] for index in range(45)]
+
+
+def _constant(base: Any, pairs: list[list[int]], alone: bool) -> Any:
+    """In constant mode from the last shifted layer on; `alone`: no attention reads a row."""
+    layers = VisionTower.of(base).num_layers
+    rows = 0 if alone else layers - max(layer for layer, _ in pairs)
+    constants = torch.zeros(rows, base.config.hidden_size)
+    return add_test_time_registers(base, pairs, test_time_register_mode="constant", constants=constants)
 
 
 def _without_shift(patched: Any) -> Any:

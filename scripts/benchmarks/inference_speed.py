@@ -13,14 +13,14 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.baselines import BASE, BASELINES, PATCHED, TOKEN_ALONE, baselines_of
+from benchmarks.baselines import BASE, BASELINES, CONSTANT, PATCHED, TOKEN_ALONE, baselines_of
 from benchmarks.models import random_model
 from benchmarks.options import Device, Dtype, Rounds, Sizes, one_of, place_of
 from benchmarks.profile import kernels_of, launches_of
 from ttreg_hf.measuring.interleaved import machine, peak_memory, time_interleaved
 
 _MODES = ("eager", "compile", "graph")
-_COMPILED = (BASE, PATCHED, TOKEN_ALONE)  # compiling takes half a minute a model
+_COMPILED = (BASE, PATCHED, CONSTANT, TOKEN_ALONE)  # compiling takes half a minute a model
 
 
 def benchmark(

@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from benchmarks.selection_steps import settings_without
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import run_stages
 from ttreg_hf.calibration.config import GateConfig
+from ttreg_hf.calibration.constant_mode import ConstantMode
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.inspection import Inspection
 from ttreg_hf.calibration.search import search_of
@@ -133,12 +136,26 @@ class TrialStages(Stages):
         return self._memory.recall(key, make)
 
     def verify(
-        self, neurons: Sequence[RegisterNeuron], rule: OutlierRule, *, shift_value: str, gate: GateConfig
+        self,
+        to_verify: Intervention,
+        neurons: Sequence[RegisterNeuron],
+        *,
+        shift_value: str,
+        in_sample: bool,
+        gate: GateConfig,
     ) -> Verification:
         compute, constants = super().verify, self.constants.inspection
         read = constants.populations, constants.content_share, constants.staying_share
-        key = "verify", tuple(map(_pair, neurons)), rule, shift_value, gate, read
-        return self._memory.recall(key, lambda: compute(neurons, rule, shift_value=shift_value, gate=gate))
+        key = "verify", tuple(map(_pair, neurons)), to_verify.rule, shift_value, in_sample, gate, read
+        options = {"shift_value": shift_value, "in_sample": in_sample, "gate": gate}
+        return self._memory.recall(key, lambda: compute(to_verify, neurons, **options))
+
+    def measure_constants(
+        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, shift_value: str, gate: GateConfig
+    ) -> tuple[ConstantMode, Tensor]:
+        compute, options = super().measure_constants, {"shift_value": shift_value, "gate": gate}
+        key = "constants", tuple(map(_pair, neurons)), to_verify.rule, shift_value, gate
+        return self._memory.recall(key, lambda: compute(to_verify, neurons, **options))
 
 
 def calibrated_without(

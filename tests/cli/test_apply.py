@@ -61,6 +61,29 @@ def test_apply_without_calibration_takes_published_neurons_and_their_options(bas
     assert config.shift_value == "per_layer"
 
 
+def test_apply_in_constant_mode_writes_a_checkpoint_that_verify_finds_fixed(base, calibration, pictures, tmp_path):
+    folder = tmp_path / "ck"
+    found = json.loads(
+        succeed("apply", base, "--calibration", calibration, "--mode", "constant", "--output", folder, "--json").out
+    )
+    assert found["mode"] == "constant"
+    assert "test_time_register_constants" in load_file(folder / "model.safetensors")
+    card = (folder / "README.md").read_text()
+    assert "There is no extra token: from block" in card
+    assert "constant mode: one row a block, the same for every image" in card
+    (folder / "expected_outputs.json").unlink()  # no fresh interpreter has to be started
+    out = succeed("verify", folder, "--dataset", pictures).out
+    assert "The checkpoint is in constant mode" in out
+
+
+def test_constant_mode_needs_a_calibration_that_measured_it(base, known, tmp_path):
+    known(register_neurons=((2, 7), (1, 3)), options=PublishedOptions())
+    ended = run("apply", base, "--mode", "constant", "--output", tmp_path / "ck")
+    assert ended.code != 0
+    assert "Constant mode needs the rows that calibration measures" in ended.err
+    assert not (tmp_path / "ck").exists()
+
+
 @pytest.mark.parametrize("verdict", ["clean", "unresolved"])
 def test_apply_refuses_a_verdict_that_is_not_fixed(base, judged, tmp_path, verdict):
     ended = run("apply", base, "--calibration", judged(verdict), "--output", tmp_path / "ck")

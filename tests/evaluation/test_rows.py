@@ -1,15 +1,21 @@
 """The models of a table, and what is read of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from ttreg_hf import add_test_time_registers
+from ttreg_hf.applying import constants_of
+from ttreg_hf.calibration.calibration_run import calibrate
+from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.evaluation.constant_row import constant_row, why_no_constants
 from ttreg_hf.evaluation.rows import model_rows
 from ttreg_hf.evaluation.token_probe import kinds_of_tokens, pick_tokens
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
-from ttreg_hf.planted import planted_model
+from ttreg_hf.planted import planted_model, synthetic_images
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,34 @@ def test_rows_are_what_they_are_called(planted, patched):
     assert rows["zeroed, not moved"].config.shift_scale == 0
     assert rows["zeroed, not moved"].config.register_neurons == patched.config.register_neurons
     assert len({id(next(model.parameters())) for model in rows.values()}) == 1  # one set of weights
+
+
+def test_rows_of_a_model_in_constant_mode_are_its_own_controls(planted):
+    rows_LD = torch.randn(2, planted.model.config.hidden_size)
+    options = {"test_time_register_mode": "constant", "constants": rows_LD}
+    patched = add_test_time_registers(planted.model, planted.register_neurons, **options)
+    rows, images = model_rows(patched), planted.sample[:2]
+    with torch.no_grad():
+        states = {name: model(images).last_hidden_state for name, model in rows.items()}
+        assert torch.equal(states["base"], planted.model(images).last_hidden_state)
+        assert torch.equal(states["patched"], patched(images).last_hidden_state)
+    assert torch.equal(constants_of(rows["random neurons"]), rows_LD)
+    assert len(constants_of(rows["zeroed, not moved"])) == 0
+    assert not torch.allclose(states["zeroed, not moved"], states["patched"], atol=1e-3)
+
+
+def test_a_calibrated_model_has_a_row_in_constant_mode_and_others_say_why_not(planted):
+    settings = CalibrationConfig(num_images=24, top_k=2, last_layer=3, norm_threshold=planted.norm_threshold)
+    result = calibrate(planted.model, synthetic_images(24), config=settings)
+    result = dataclasses.replace(result, constants=torch.zeros(2, planted.model.config.hidden_size))
+    patched = add_test_time_registers(planted.model, result)
+    assert why_no_constants(patched, result) is None
+    assert torch.equal(constants_of(constant_row(patched, result).model), result.constants)
+    others = add_test_time_registers(planted.model, [[0, 1]])
+    constant = add_test_time_registers(planted.model, result, test_time_register_mode="constant")
+    assert "needs a calibration that measured its rows" in why_no_constants(patched, None)
+    assert "these are others" in why_no_constants(others, result)
+    assert "in constant mode itself" in why_no_constants(constant, result)
 
 
 def random_row(patched, seed=0):

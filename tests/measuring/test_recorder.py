@@ -9,6 +9,7 @@ from torch import nn
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.measuring.recorder import Recorder, Recording
 from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.planted import planted_model
 
 from .features import head_feature
 
@@ -197,3 +198,35 @@ def test_hooks_are_gone_after_a_layer_that_does_not_exist(bare_case, name, given
     ):
         pass
     assert _num_hooks(model) == before
+
+
+@pytest.mark.parametrize("family", ["dinov2", "siglip"])
+def test_the_row_of_constant_mode_is_in_nothing_that_is_recorded(family):
+    planted = planted_model(family)
+    width = planted.model.config.hidden_size
+    rows = torch.randn(2, width, generator=torch.Generator().manual_seed(1))
+    patched = add_test_time_registers(
+        planted.model, planted.register_neurons, test_time_register_mode="constant", constants=rows
+    )
+    patched.set_attn_implementation("eager")
+    tower, states = VisionTower.of(patched), []
+    layer = tower.num_layers - 1
+    handle = tower.attention(layer).register_forward_pre_hook(
+        lambda module, args, kwargs: states.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    wanted = [(state, layer) for state in ("key", "query", "value", "out")]
+    with Recorder(tower, states=wanted, attention_layers=[0, layer]) as recorder:
+        found = recorder(planted.sample[:2])
+    handle.remove()
+    count = tower.base_layout.num_prefix_tokens + found.grid[0] * found.grid[1]
+    assert states[0].shape[1] == count + 1
+    assert torch.equal(states[0][:, 0], rows[-1].expand(2, -1))
+    for state in wanted:
+        assert found.states[state].shape[1] == count
+    module, part = tower.projection(layer, "key")
+    with torch.no_grad():
+        torch.testing.assert_close(found.states["key", layer], module(states[0][:, 1:])[..., part])
+    sums = {layer: found.attentions[layer].sum(-1) for layer in (0, layer)}
+    assert found.attentions[layer].shape[1:] == (count, count)
+    assert torch.allclose(sums[0], torch.ones_like(sums[0]))
+    assert (sums[layer] < 1).all()  # what is left of a row when the constant's share is cut

@@ -1,8 +1,47 @@
 """Repositories that hold no weights: they fetch the base model's, refuse others, and get newer code."""
 
 import torch
+from safetensors.torch import load
 
 from .publisher import run
+
+
+def test_constants_of_a_repository_without_weights_are_a_small_file_of_their_own(hub, home, planted):
+    source = """
+from transformers import AutoModel, Dinov2Model
+from ttreg_hf import add_test_time_registers, from_pretrained
+from ttreg_hf.publishing.checkpoint import save_checkpoint
+
+pixel_values = torch.load("pixel_values.pt")
+commit = Dinov2Model.from_pretrained("base").push_to_hub("org/base").oid
+base = AutoModel.from_pretrained("org/base", revision=commit)
+neurons = AutoModel.from_pretrained("checkpoint").config.register_neurons
+rows = torch.randn(2, base.config.hidden_size, generator=torch.Generator().manual_seed(1))
+options = dict(test_time_register_mode="constant", constants=rows, base_model_revision=commit)
+patched = add_test_time_registers(base, neurons, **options)
+save_checkpoint(patched, "small")
+push_checkpoint("small", "org/small", config_only=True)
+with torch.no_grad():
+    expected = patched.eval()(pixel_values).last_hidden_state
+    loaded = from_pretrained("org/small")
+    report["difference"] = float((loaded(pixel_values).last_hidden_state - expected).abs().max())
+    report["mode"] = loaded.config.test_time_register_mode
+save_checkpoint(add_test_time_registers(base, neurons, base_model_revision=commit), "token")
+push_checkpoint("token", "org/small", config_only=True)
+"""
+    planted.model.save_pretrained(home / "base")
+    torch.save(planted.sample[:2], home / "pixel_values.pt")
+    told = run(hub, source, home, token=hub.token)
+    assert told["mode"] == "constant"
+    assert told["difference"] < 1e-6
+    first, second = (commit.oid for commit in hub.commits("org/small") if commit.title.startswith("Publish"))
+    files = {commit: hub.files("org/small", commit) for commit in (first, second)}
+    (small,) = (held for held in files.values() if "test_time_register_constants.safetensors" in held)
+    assert "model.safetensors" not in small
+    (rows,) = load(small["test_time_register_constants.safetensors"]).values()
+    assert rows.shape == (2, planted.model.config.hidden_size)
+    assert "There is no extra token: from block" in small["README.md"].decode()
+    assert "test_time_register_constants.safetensors" not in hub.files("org/small")  # with a token it is gone
 
 
 def test_repositories_without_weights_fetch_the_base_models_and_refuse_others(hub, home, planted):

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.calibration.candidates import Candidate
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.calibration.consistency import check_consistency
+from ttreg_hf.calibration.constant_mode import ConstantMode
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.provenance import Provenance
 from ttreg_hf.calibration.selection import Selection
@@ -55,6 +56,7 @@ class CalibrationResult:
         provenance: where this comes from.
         outlier_rule: which tokens counted as outliers, exceptions included.
         looks: at the norms, at the images' size; before `clean` also at the size of the model's training.
+        constant_mode: the rows of constant mode, beside the token; `None` unless the verdict is `"fixed"`.
         constants: what the attentions of the last layers read in constant mode, `(L - l, D)`; `None` if not measured.
         on_other_weights: whether it lies beside a checkpoint with other weights than those that were measured: then it
             says nothing about that checkpoint.
@@ -75,6 +77,7 @@ class CalibrationResult:
     provenance: Provenance
     outlier_rule: OutlierRule
     looks: tuple[Look, ...]
+    constant_mode: ConstantMode | None = None
     constants: Tensor | None = None
     on_other_weights: bool = False
 
@@ -162,6 +165,7 @@ class CalibrationResult:
             "provenance": dataclasses.asdict(self.provenance),
             "outlier_rule": dataclasses.asdict(self.outlier_rule),
             "looks": [dataclasses.asdict(look) for look in self.looks],
+            "constant_mode": dataclasses.asdict(self.constant_mode) if self.constant_mode else None,
             "on_other_weights": self.on_other_weights,
         }
 

@@ -5,10 +5,12 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
+from ttreg_hf.calibration.constant_mode import ConstantMode
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.inspection import Inspection
 from ttreg_hf.calibration.provenance import Provenance, provenance_of
@@ -18,6 +20,7 @@ from ttreg_hf.calibration.selection import PER_NEURON
 from ttreg_hf.calibration.stages import Choice, RoundScores, Stages
 from ttreg_hf.calibration.verdict import (
     CLEAN,
+    FIXED,
     MIN_CLEAN,
     TOO_FEW,
     UNRESOLVED,
@@ -200,6 +203,8 @@ class _Finding:
     reasons: tuple[str, ...] = ()
     verification: Verification | None = None
     choice: Choice | None = None
+    constant_mode: ConstantMode | None = None
+    constants: Tensor | None = None
 
 
 def _finding(stages: Stages, inspection: Inspection, scores: RoundScores | None, gate: GateConfig) -> _Finding:
@@ -217,7 +222,8 @@ def _finding(stages: Stages, inspection: Inspection, scores: RoundScores | None,
         neurons, shift_value = choice.register_neurons, choice.shift_value
     else:
         neurons, shift_value = stages.processes.share(ranked), PER_NEURON
-    found = stages.verify(neurons, search.rule, shift_value=shift_value, gate=gate)
+    to_verify, in_sample = stages.to_verify(search.rule, gate)
+    found = stages.verify(to_verify, neurons, shift_value=shift_value, in_sample=in_sample, gate=gate)
     reasons = list(found.reasons(stages.num_photographs))
     if stages.is_split and found.in_sample:
         reasons.insert(0, none_held_out(inspection.report.images_with_outliers))
@@ -226,7 +232,11 @@ def _finding(stages: Stages, inspection: Inspection, scores: RoundScores | None,
     if inspection.report.fixed_position_share > 0:
         reasons.append(_FIXED_POSITIONS)
     verdict = UNRESOLVED if is_too_few(reasons) else found.verdict
-    return _Finding(verdict, stages.looks(inspection), neurons, shift_value, tuple(reasons), found, choice)
+    finding = _Finding(verdict, stages.looks(inspection), neurons, shift_value, tuple(reasons), found, choice)
+    if verdict != FIXED:
+        return finding
+    constant_mode, constants = stages.measure_constants(to_verify, neurons, shift_value=shift_value, gate=gate)
+    return dataclasses.replace(finding, constant_mode=constant_mode, constants=constants)
 
 
 def _without_outliers(stages: Stages, inspection: Inspection) -> _Finding:
@@ -276,6 +286,8 @@ def _result(
         provenance=provenance,
         outlier_rule=inspection.rule,
         looks=finding.looks,
+        constant_mode=finding.constant_mode,
+        constants=finding.constants,
     )
 
 

@@ -124,14 +124,14 @@ def gate_checks(
     """
     return (
         outlier_check(found, gate),
-        *_drift_checks(moved, zeroed, gate),
+        *drift_checks(moved, zeroed, gate),
         _random_check(found.outlier_ratio, controls, gate),
         *_later_checks(found, later_fractions, gate),
         _layer_check(layer_share, gate),
     )
 
 
-def _drift_checks(moved: FeatureDrift, zeroed: FeatureDrift, gate: GateConfig) -> tuple[GateCheck, ...]:
+def drift_checks(moved: FeatureDrift, zeroed: FeatureDrift, gate: GateConfig) -> tuple[GateCheck, ...]:
     """Of the pooled feature and of ordinary patches: an absolute bound, and half of what zeroing costs.
 
     The second one counts where zeroing's drift exceeds the first bound.

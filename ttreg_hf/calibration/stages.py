@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttreg_hf.calibration.candidates import Candidate, rank_by_contrast
 from ttreg_hf.calibration.config import GateConfig
+from ttreg_hf.calibration.constant_mode import ConstantMode, measure_constants
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.inspection import MOST_IMAGES_KEPT, Inspection, inspect, look_of, norms_of
@@ -35,6 +36,7 @@ from ttreg_hf.measuring.position_source import position_report
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
+_TO_AVERAGE = 64  # images whose registers the rows of constant mode are means over
 _TO_FIND_SOURCE = 16  # images
 _AT_TRAINING_SIZE = 64  # images, at most, that are also looked at there before a model is clean
 
@@ -227,15 +229,25 @@ class Stages:
             candidates=tuple(candidates[_pair(neuron)] for neuron in selection.register_neurons),
         )
 
-    def verify(
-        self, neurons: Sequence[RegisterNeuron], rule: OutlierRule, *, shift_value: str, gate: GateConfig
-    ) -> Verification:
-        """On images that no stage has seen, if there are any with outliers."""
-        intervention, in_sample = self._to_verify(rule, gate), not self.is_split
+    def to_verify(self, rule: OutlierRule, gate: GateConfig) -> tuple[Intervention, bool]:
+        """On images that no stage has seen, if there are any with outliers; and whether one has."""
+        intervention = self._to_verify(rule, gate)
         if self.is_split and not intervention.has_outliers:  # nothing to show it on
-            intervention, in_sample = self.intervention("verify", None, rule, gate.num_images), True
+            return self.intervention("verify", None, rule, gate.num_images), True
+        return intervention, not self.is_split
+
+    def verify(
+        self,
+        to_verify: Intervention,
+        neurons: Sequence[RegisterNeuron],
+        *,
+        shift_value: str,
+        in_sample: bool,
+        gate: GateConfig,
+    ) -> Verification:
+        """On the images of `to_verify`; arguments as in `verification.verify`."""
         return verify(
-            intervention,
+            to_verify,
             neurons,
             shift_value=shift_value,
             in_sample=in_sample,
@@ -245,6 +257,21 @@ class Stages:
             seed=self.config.seed,
             processes=self.processes,
         )
+
+    def measure_constants(
+        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, shift_value: str, gate: GateConfig
+    ) -> tuple[ConstantMode, Tensor]:
+        """Rows that are means over images that scored, chosen on those that choose, reported on those that verify."""
+        found = measure_constants(
+            self.intervention("constants", SCORE, to_verify.rule, _TO_AVERAGE),
+            self._to_select(to_verify.rule),
+            to_verify,
+            neurons,
+            shift_value=shift_value,
+            gate=gate,
+            seed=self.config.seed,
+        )
+        return self.processes.share(found)
 
     def norms(self, images: ImageBatches, tower: VisionTower | None = None) -> tuple[NormStatistics, PatchNorms]:
         """Of these images, over all processes; of the base model by default."""

@@ -37,13 +37,16 @@ class CheckpointVerification:
         num_photographs: that were looked at: crops and copies count once.
         detection_layer: block where outliers were detected.
         norm_threshold: norm above which a patch counted as one.
-        verification: base against patched; `None` where the base model has no outliers on these images.
+        verification: base against the neurons moved to a token; `None` where the base model has no outliers on these
+            images.
+        constant_checks: conditions of a checkpoint in constant mode, on the same images; none of others.
     """
 
     num_photographs: int
     detection_layer: int
     norm_threshold: float
     verification: Verification | None
+    constant_checks: tuple[GateCheck, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -56,7 +59,8 @@ class CheckpointVerification:
     def reasons(self) -> tuple[str, ...]:
         """Why it is neither `fixed` nor `clean`."""
         if self.verification is not None:
-            return self.verification.reasons(self.num_photographs)
+            failed = (f"In constant mode: {check.reason}" for check in self.constant_checks if not check.passed)
+            return (*self.verification.reasons(self.num_photographs), *failed)
         return () if self.num_photographs >= MIN_CLEAN else (too_few_for_clean(self.num_photographs),)
 
     @property
@@ -121,8 +125,11 @@ def verify_patched(
             pixel_scale=PixelScale.of(processor),
             seed=config.seed,
         )
+    checks = ()
+    if verification is not None and model.config.test_time_register_mode == "constant":
+        checks = twin_checks(intervention, model, gate or GateConfig())
     count = intervention.before.num_photographs
-    return CheckpointVerification(count, rule.detection_layer, rule.norm_threshold, verification)
+    return CheckpointVerification(count, rule.detection_layer, rule.norm_threshold, verification, checks)
 
 
 def base_of_patched(

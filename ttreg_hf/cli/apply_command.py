@@ -1,5 +1,6 @@
 """`ttreg apply`: a checkpoint with test-time registers."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,13 @@ from ttreg_hf.cli.inputs import model_source, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank
 
 
+class Mode(str, Enum):
+    """How the attentions come by a register."""
+
+    token = "token"
+    constant = "constant"
+
+
 def apply(
     model: options.Model,
     output: options.Output,
@@ -19,6 +27,14 @@ def apply(
     force: Annotated[
         bool, typer.Option("--force", help="Patch whatever the verdict is, and whatever weights it is of.")
     ] = False,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            "--mode",
+            help="token: one empty token more; constant: no token, but one more row, the same for every image, in the "
+            "attentions of the last blocks. constant needs --calibration.",
+        ),
+    ] = Mode.token,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -38,7 +54,9 @@ def apply(
         neuron_source = f"{calibration}, verdict {result.headline}"
     try:
         source = model_source(model, model_options)
-        patched = make_checkpoint(source, output, calibration=result, force=force, overwrite=overwrite)
+        patched = make_checkpoint(
+            source, output, calibration=result, mode=mode.value, force=force, overwrite=overwrite
+        )
     except VerdictError as error:
         refuse(f"not patched: {error}")
 
@@ -52,7 +70,9 @@ def apply(
     printer.say("To load it:")
     for line in loading_lines(output, reads_text="text" in patched.input_modalities):
         printer.say(f"    {line}")
-    printer.result({"model": model, "output": str(output), "files": files, "register_neurons": count})
+    printer.result(
+        {"model": model, "output": str(output), "files": files, "register_neurons": count, "mode": mode.value}
+    )
 
 
 def loading_lines(checkpoint: Path, *, reads_text: bool) -> list[str]:

@@ -88,6 +88,7 @@ def calibrate(
 
 
 def _print(printer: Printer, result: "CalibrationResult") -> None:
+    from ttreg_hf.report.constant_table import constant_table, constant_words
     from ttreg_hf.report.verification_tables import notes_of, verification_tables
 
     printer.say(f"verdict: {result.headline} ({result.meaning})")
@@ -114,6 +115,10 @@ def _print(printer: Printer, result: "CalibrationResult") -> None:
             printer.show_table(table)
         for note in notes_of(result.verification):
             printer.say(note)
+    if result.constant_mode is not None:
+        printer.show_table(constant_table(result.constant_mode))
+        for line in constant_words(result.constant_mode):
+            printer.say(line)
 
 
 def _neuron_table(result: "CalibrationResult") -> "Table":

@@ -90,7 +90,7 @@ def verify(
 
 
 def _print(printer: Printer, found: "CheckpointVerification") -> None:
-    from ttreg_hf.report.verification_tables import notes_of, verification_tables
+    from ttreg_hf.report.verification_tables import gate_table, notes_of, verification_tables
 
     printer.say(f"verdict: {found.headline}")
     for reason in found.reasons:
@@ -104,3 +104,8 @@ def _print(printer: Printer, found: "CheckpointVerification") -> None:
         printer.show_table(table)
     for note in notes_of(found.verification):
         printer.say(note)
+    if found.constant_checks:
+        printer.say(
+            "The checkpoint is in constant mode. The tables above are of its neurons with a token; without one:"
+        )
+        printer.show_table(gate_table(found.constant_checks))

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.evaluation.constant_row import constant_row, why_no_constants
 from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
 from ttreg_hf.evaluation.evaluation_result import CalibratedThreshold
-from ttreg_hf.evaluation.manual_baselines import ManualBaselines, manual_baselines, not_dense
-from ttreg_hf.evaluation.rows import BASE, TRAINED, Row, model_rows
+from ttreg_hf.evaluation.manual_baselines import manual_baselines, not_dense
+from ttreg_hf.evaluation.rows import BASE, CONSTANT, ROWS, TRAINED, Row, model_rows
 from ttreg_hf.evaluation.tasks import Task
 from ttreg_hf.evaluation.whole_image import whole_size
+from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class MeasuredRows:
 
 
 def measured_rows(
-    patched: PreTrainedModel,
+    patched: TTRegModelMixin,
     task: Task,
     *,
     calibration: CalibrationResult | None,
@@ -67,16 +69,22 @@ def measured_rows(
     is_dense = getattr(task, "is_dense", False)
     by_hand = manual_baselines(rows[BASE].model, calibration) if is_dense else not_dense(task.name)
     rows |= by_hand.rows
+    left_out = dict(by_hand.left_out)
+    why_not = why_no_constants(patched, calibration)
+    if calibration is not None and why_not is None:
+        rows[CONSTANT] = constant_row(patched, calibration)
+    elif why_not is not None:
+        left_out[CONSTANT] = why_not
     if trained is not None:
         rows[TRAINED] = Row(trained)
-    chosen = _chosen(rows, by_hand, config.rows)
+    chosen = _chosen(rows, left_out, config.rows)
     threshold = None if by_hand.rows.keys().isdisjoint(chosen) else by_hand.threshold
     return MeasuredRows(chosen, threshold, by_hand.left_out if is_dense and config.rows is None else {})
 
 
-def _chosen(rows: dict[str, Row], by_hand: ManualBaselines, names: tuple[str, ...] | None) -> dict[str, Row]:
+def _chosen(rows: dict[str, Row], left_out: dict[str, str], names: tuple[str, ...] | None) -> dict[str, Row]:
     for name in names or ():
         if name not in rows:
-            why = by_hand.left_out.get(name, "no model with trained registers was given")
+            why = left_out.get(name, "no model with trained registers was given")
             raise ValueError(f"The row {name!r} cannot be measured: {why}. Or leave it out of `rows` (`--row`).")
-    return {name: row for name, row in rows.items() if names is None or name in (BASE, *names)}
+    return {name: rows[name] for name in ROWS if name in rows and (names is None or name in (BASE, *names))}

@@ -6,18 +6,19 @@ from functools import cached_property
 
 from transformers import PreTrainedModel
 
-from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.applying import add_test_time_registers, patching_of, zeroing_of
 from ttreg_hf.measuring.image_maps import MapRecorder
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.random_neurons import random_neurons
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
 
 KEPT = "base, its worst linear layers in 16 bit"  # of quantised models only
 BASE, PATCHED, ZEROED, RANDOM, TRAINED = "base", "patched", "zeroed, not moved", "random neurons", "trained registers"
-INTERPOLATED, MASKED = "interpolated", "masked"
-ROWS = (BASE, PATCHED, ZEROED, RANDOM, INTERPOLATED, MASKED, TRAINED)
+CONSTANT, INTERPOLATED, MASKED = "constant mode", "interpolated", "masked"
+ROWS = (BASE, PATCHED, CONSTANT, ZEROED, RANDOM, INTERPOLATED, MASKED, TRAINED)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Row:
         return MapRecorder(self.model, detection_layer=-1, interpolate=self.interpolate)
 
 
-def model_rows(patched: PreTrainedModel, *, seed: int = 0) -> dict[str, PreTrainedModel]:
+def model_rows(patched: TTRegModelMixin, *, seed: int = 0) -> dict[str, PreTrainedModel]:
     """A patched model and its controls, all with the same weights.
 
     Args:
@@ -61,19 +62,12 @@ def model_rows(patched: PreTrainedModel, *, seed: int = 0) -> dict[str, PreTrain
         `base`; `patched`; `zeroed, not moved`: the token is there, its neurons are zeroed everywhere, their activation
         goes nowhere; `random neurons`: as many others of the same layers are moved.
     """
-    config = patched.config
-    neurons = config.register_neurons
-    options = {
-        "num_test_time_registers": config.num_test_time_registers,
-        "shift_value": config.shift_value,
-        "shift_fill": config.shift_fill,
-        "shift_scale": config.shift_scale,
-    }
+    neurons, options = patched.config.register_neurons, patching_of(patched)
     listed = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in neurons]
     (others,) = random_neurons(VisionTower.of(patched), listed, draws=1, seed=seed)
     return {
         BASE: add_test_time_registers(patched, []),
         PATCHED: add_test_time_registers(patched, neurons, **options),
-        ZEROED: add_test_time_registers(patched, neurons, **{**options, "shift_scale": 0.0, "shift_fill": "zero"}),
+        ZEROED: add_test_time_registers(patched, neurons, **zeroing_of(patched)),
         RANDOM: add_test_time_registers(patched, others, **options),
     }

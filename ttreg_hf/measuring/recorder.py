@@ -124,9 +124,11 @@ class Recorder(Hooks):
             module, part = (
                 (tower.blocks[layer], slice(None)) if state == BLOCK_OUTPUT else tower.projection(layer, state)
             )
-            handles.append(self._on_output(module, (state, layer), functools.partial(_part, part)))
+            keep = functools.partial(self._part, layer if state != BLOCK_OUTPUT else None, part)
+            handles.append(self._on_output(module, (state, layer), keep))
         for layer in self._attention_layers:
-            handles.append(self._on_output(tower.attention(layer), ("attention", layer), _mean_over_heads, 1))
+            keep = functools.partial(self._mean_over_heads, layer)
+            handles.append(self._on_output(tower.attention(layer), ("attention", layer), keep, 1))
         if self._stop_after is not None and self._stop_after < tower.num_layers - 1:
             handles.append(tower.blocks[self._stop_after].register_forward_hook(_stop))
         return self
@@ -170,6 +172,15 @@ class Recorder(Hooks):
 
         return record
 
+    def _part(self, layer: int | None, part: slice, output: Tensor) -> Tensor:
+        """Of a token state, in an attention without the row that it reads in constant mode."""
+        front = 0 if layer is None else self.tower.rows_in_front(layer)
+        return output[..., front:, part].float()
+
+    def _mean_over_heads(self, layer: int, weights_BHTT: Tensor) -> Tensor:
+        front = self.tower.rows_in_front(layer)
+        return weights_BHTT[..., front:, front:].float().mean(dim=1)
+
     def _on_output(self, module: nn.Module, name: tuple[str, Any], keep: Any, part: int = 0) -> Any:
         """Record what is to be kept of a module's output, or of one part of it, before other hooks change it."""
 
@@ -183,14 +194,6 @@ def _checked_state(tower: VisionTower, state: str, layer: int) -> tuple[str, int
     if state not in STATES:
         raise ValueError(f"`feature` is one of {', '.join(STATES)}, got {state!r}.")
     return state, tower.layer("layer", layer)
-
-
-def _part(part: slice, output: Tensor) -> Tensor:
-    return output[..., part].float()
-
-
-def _mean_over_heads(weights_BHTT: Tensor) -> Tensor:
-    return weights_BHTT.float().mean(dim=1)
 
 
 def _stacked(norms: list[Tensor], like_BT: Tensor) -> Tensor:

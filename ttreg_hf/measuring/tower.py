@@ -124,6 +124,10 @@ class VisionTower:
             return self.model.registers.layout
         return self.base_layout
 
+    def rows_in_front(self, layer: int) -> int:
+        """How many rows the attention of a layer reads in front of the tokens, in a pass that runs now."""
+        return int(isinstance(self.model, TTRegModelMixin) and self.model.registers.constant(layer) is not None)
+
     @property
     def output_layout(self) -> TokenLayout:
         """Layout of the tokens that the trunk gives out now: where a head reads them always without registers."""

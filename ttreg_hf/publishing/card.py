@@ -14,11 +14,13 @@ from urllib.parse import quote
 from huggingface_hub import ModelCard, ModelCardData
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
+from ttreg_hf.calibration.constant_mode import CONSTANT
 from ttreg_hf.evaluation.evaluation_result import Evaluation
 from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.known.install_spec import install_hint
 from ttreg_hf.loading import is_hub_id
 from ttreg_hf.pictures.numbers import counted
+from ttreg_hf.report.constant_table import constant_table
 from ttreg_hf.report.evaluation_table import card_results, endpoint_sentence, evaluation_table
 from ttreg_hf.report.quantisation_words import quantisation_words
 from ttreg_hf.report.table import markdown, markdown_text
@@ -74,7 +76,7 @@ def model_card(
         config_only: the repository holds no weights.
         space: the Space that shows it.
     """
-    base = _public_base(config)
+    base, is_constant = _public_base(config), config.test_time_register_mode == CONSTANT
     layers = len({layer for layer, _ in config.register_neurons})
     neurons = f"{counted(len(config.register_neurons), 'register neuron')} in {counted(layers, 'layer')}"
     architecture = (config.architectures or ["Model"])[0]
@@ -98,6 +100,7 @@ def model_card(
         options=f"`shift_value={config.shift_value}`, `shift_fill={config.shift_fill}`, "
         f"`shift_scale={config.shift_scale}`",
         registers=config.num_test_time_registers,
+        constant_from=config.constant_first_layer if is_constant else None,
         repo_id=_escaped(repo_id),
         revision=_escaped(revision or "main"),
         install_hint=install_hint(),
@@ -116,7 +119,7 @@ def model_card(
         neuron_source=_source_of_neurons(config),
         calibration=calibration,
         **_words_of(calibration),
-        tables=_measured_tables(calibration) if calibration else (),
+        tables=_measured_tables(calibration, is_constant=is_constant) if calibration else (),
         notes=notes_of(calibration.verification) if calibration and calibration.verification else (),
         evaluations=[_shown(evaluation) for evaluation in evaluations],
     )
@@ -284,13 +287,15 @@ def _head(config: Any, architecture: str) -> tuple[str | None, str, str]:
     return next((auto for auto in autos if auto.startswith("Auto")), None), *task
 
 
-def _measured_tables(calibration: CalibrationResult) -> list[str]:
+def _measured_tables(calibration: CalibrationResult, *, is_constant: bool) -> list[str]:
     if calibration.verification is None:
         return []
     norms = calibration.norms
     tables = verification_tables(
         calibration.verification, detection_layer=norms.detection_layer, norm_threshold=norms.norm_threshold
     )
+    if calibration.constant_mode is not None and is_constant:
+        tables.append(constant_table(calibration.constant_mode))
     return list(map(markdown, tables))
 
 

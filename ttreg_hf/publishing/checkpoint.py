@@ -76,6 +76,7 @@ def make_checkpoint(
     directory: str | Path,
     *,
     calibration: CalibrationResult | None = None,
+    mode: str = "token",
     force: bool = False,
     overwrite: bool = False,
 ) -> TTRegModelMixin:
@@ -85,6 +86,7 @@ def make_checkpoint(
         source: of the base model.
         directory: the checkpoint folder.
         calibration: says which neurons; without it the published ones are taken.
+        mode: `"token"`, or `"constant"`, which needs a calibration that measured it.
         force: patch whatever the verdict is, and whatever weights it is of.
         overwrite: replace a folder that is there.
 
@@ -99,17 +101,23 @@ def make_checkpoint(
     if calibration is None:
         published_register_neurons(source.name_or_path)  # an error before the model is loaded, if there are none
     else:
-        check_verdict(calibration, force=force)
+        check_verdict(calibration, force=force, mode=mode)
     with whole_directory(directory, overwrite=overwrite) as folder:
         model, processor = source.model(), source.processor()
         check_space(folder, model.get_memory_footprint())
         neurons: Any = calibration
         shift_value = None
         if calibration is not None:
-            check_verdict(found := calibration.beside(model), force=force)
+            check_verdict(found := calibration.beside(model), force=force, mode=mode)
             if found.on_other_weights:
                 neurons, shift_value = found.register_neurons, found.shift_value
-        patched = add_test_time_registers(model, neurons, shift_value=shift_value, base_model_revision=source.commit())
+        patched = add_test_time_registers(
+            model,
+            neurons,
+            shift_value=shift_value,
+            test_time_register_mode=mode,
+            base_model_revision=source.commit(),
+        )
         if processor is not None:
             write_before_after(
                 model,
@@ -159,14 +167,20 @@ def _patched_model(model: PreTrainedModel) -> TTRegModelMixin:
     return model
 
 
-def check_verdict(calibration: CalibrationResult, *, force: bool) -> None:
+def check_verdict(calibration: CalibrationResult, *, force: bool, mode: str = "token") -> None:
     """Refuse to make or publish a patched model that is not known to be better than its base model.
 
     Raises:
-        VerdictError: the verdict is `clean` or `unresolved`, or was found on other weights, and `force` is not set.
+        VerdictError: the verdict is `clean` or `unresolved`, or was found on other weights, or constant mode is asked
+            for and does not keep the bounds, and `force` is not set.
     """
     if force:
         return
+    if mode == "constant" and calibration.constant_mode is not None and not calibration.constant_mode.passed:
+        raise VerdictError(
+            f"Constant mode does not keep its bounds here: {' '.join(calibration.constant_mode.reasons)} Take token "
+            "mode (`--mode token`); `--force` (`force=True`) goes on all the same."
+        )
     if calibration.verdict != FIXED:
         raise VerdictError(
             "A patched model is one that patching helps, but the verdict of its calibration is "

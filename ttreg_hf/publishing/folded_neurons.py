@@ -25,11 +25,12 @@ def fold_neurons(model: Any) -> Any:
             stays on the patches.
     """
     config = model.config
-    if config.shift_scale != 0 or config.shift_fill != "zero":
+    goes_nowhere = config.test_time_register_mode == "constant" or config.shift_scale == 0
+    if not goes_nowhere or config.shift_fill != "zero":
         raise ValueError(
             "`--fold` writes zeros into the weights of neurons whose activation goes nowhere, but this checkpoint "
             f"moves it to a register through the same weights (`shift_scale` {config.shift_scale:g}, `shift_fill` "
-            f"{config.shift_fill!r}). Export it without, or patch with `shift_scale=0`."
+            f"{config.shift_fill!r}). Export it without, or patch in constant mode, or with `shift_scale=0`."
         )
     twin = shared_copy(model)
     tower = VisionTower.of(twin)

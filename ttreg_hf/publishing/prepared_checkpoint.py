@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
+from ttreg_hf.applying import constants_of
 from ttreg_hf.calibration.calibration_result import JSON_FILE, CalibrationResult
 from ttreg_hf.evaluation.evaluation_result import EVALUATION_FILE, Evaluation, read_evaluations
 from ttreg_hf.loading import saved_class
+from ttreg_hf.modeling.modeling_ttreg import CONSTANTS
 from ttreg_hf.publishing.base_repository import BaseRepository
 from ttreg_hf.publishing.base_weights import checksum_fields
 from ttreg_hf.publishing.card_in_folder import read_space
@@ -24,6 +28,7 @@ from ttreg_hf.publishing.privacy import (
 from ttreg_hf.publishing.published_files import (
     BASE_WEIGHTS,
     CARD,
+    CONSTANTS_FILE,
     checkpoint_files,
     is_weight_file,
     other_files,
@@ -73,6 +78,8 @@ def prepare(
         model = saved_class(config).from_pretrained(directory, dtype="auto", use_safetensors=True)
         contents = {name: content for name, content in contents.items() if not is_weight_file(name)}
         contents[BASE_WEIGHTS] = _json(checksum_fields(model))
+        if (constants := constants_of(model)) is not None:
+            contents[CONSTANTS_FILE] = save({CONSTANTS: constants})
     notes = _notes(directory, base, config_only=config_only)
     space = read_space(directory)
     return PreparedCheckpoint(directory, config, calibration, evaluations, contents, config_only, base, space, notes)

@@ -13,6 +13,7 @@ from ttreg_hf.records import read_json
 
 CONFIG, CARD, PICTURES = "config.json", "README.md", "pictures"
 EXPECTED_OUTPUTS, BASE_WEIGHTS = "expected_outputs.json", "base_weights.json"
+CONSTANTS_FILE = "test_time_register_constants.safetensors"  # of a repository that holds no weights, in constant mode
 DEMO_LINK = "demo.json"  # names the Space that shows the checkpoint
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -67,7 +68,7 @@ def is_weight_file(name: str) -> bool:
 
 def is_written_by_us(name: str) -> bool:
     """Whether a file of a repository is one that pushing writes, so that pushing again may take it away."""
-    ours = (BASE_WEIGHTS, JSON_FILE, TENSOR_FILE, EVALUATION_FILE, DEMO_LINK, *suitcase_files())
+    ours = (BASE_WEIGHTS, CONSTANTS_FILE, JSON_FILE, TENSOR_FILE, EVALUATION_FILE, DEMO_LINK, *suitcase_files())
     return is_weight_file(name) or name in ours
 
 

@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from ttreg_hf.applying import place_constants
 from ttreg_hf.hub_access import explaining_access
 from ttreg_hf.loading import check_is_there, commit_of, is_hub_id, saved_class
+from ttreg_hf.modeling.modeling_ttreg import CONSTANTS
 from ttreg_hf.publishing.base_weights import read_checksum, weights_checksum
 from ttreg_hf.publishing.checkpoint_config import assert_patched
-from ttreg_hf.publishing.published_files import BASE_WEIGHTS
+from ttreg_hf.publishing.published_files import BASE_WEIGHTS, CONSTANTS_FILE
 
 
 def from_pretrained(
@@ -60,12 +63,16 @@ def from_pretrained(
         return cls.from_pretrained(
             name, revision=pinned, token=token, dtype=dtype or "auto", use_safetensors=True
         ).eval()
-    model: Any = _with_base_weights(cls, config, token, checksum=read_checksum(Path(checksum_file)), name=name)
+    constants = None
+    if config.test_time_register_mode == "constant":
+        constants = cached_file(name, CONSTANTS_FILE, revision=pinned, token=token)
+    checksum = read_checksum(Path(checksum_file))
+    model: Any = _with_base_weights(cls, config, token, checksum=checksum, name=name, constants_file=constants)
     return model if dtype in (None, "auto") else model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
 
 
 def _with_base_weights(
-    cls: Any, config: Any, token: str | bool | None, *, checksum: str, name: str
+    cls: Any, config: Any, token: str | bool | None, *, checksum: str, name: str, constants_file: str | None
 ) -> PreTrainedModel:
     base, revision = config.base_model_name_or_path, config.base_model_revision
     if not is_hub_id(base) or not revision:
@@ -82,6 +89,8 @@ def _with_base_weights(
         with explaining_access(base, why=f"{name} holds no weights, and its base model "):
             commit_of(base, revision=revision, token=token)
         raise
+    if constants_file is not None:
+        place_constants(model, load_file(constants_file)[CONSTANTS])
     found = weights_checksum(model)
     if found != checksum:
         raise ValueError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.applying import add_test_time_registers, patching_of, zeroing_of
 from ttreg_hf.images.batch import Batch
 from ttreg_hf.images.progress import Progress, silent
 from ttreg_hf.measuring.image_maps import ImageMaps, MapRecorder
@@ -26,7 +26,6 @@ from ttreg_hf.register_neuron import RegisterNeuron
 BASE, ZEROED, RANDOM, MOVED = "base", "zeroed", "random", "moved"
 _MOST_COUNTS = 13  # numbers of moved neurons, 0 and all included
 _MOST_COORDINATES = 64  # of a patch feature's direction
-_OPTIONS = ("num_test_time_registers", "shift_value", "shift_fill", "shift_scale")
 
 
 @dataclass(frozen=True)
@@ -196,11 +195,8 @@ def _twins(
         if patched is None or state.kind == BASE:
             yield state, base
             continue
-        config = patched.registers.config
-        options = {name: getattr(config, name) for name in _OPTIONS}
-        neurons = [RegisterNeuron(*pair) for pair in config.register_neurons]
-        if state.kind == ZEROED:
-            options["shift_scale"] = 0.0
+        options = zeroing_of(patched) if state.kind == ZEROED else patching_of(patched)
+        neurons = [RegisterNeuron(*pair) for pair in patched.registers.config.register_neurons]
         if state.kind == RANDOM:
             (neurons,) = random_neurons(VisionTower.of(base), neurons, draws=1, seed=seed)
         yield state, add_test_time_registers(base, neurons[: state.num_neurons], **options)

@@ -11,6 +11,7 @@ from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.pictures.numbers import counted, percent
 from ttreg_hf.report import tables
+from ttreg_hf.report.constant_table import constant_table, constant_words
 from ttreg_hf.report.head_room_table import head_room_table
 from ttreg_hf.report.neuron_switch import NeuronSwitch
 from ttreg_hf.report.switch_data import switch_data
@@ -51,6 +52,8 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
             gate=gate,
             before_after=before_after,
             controls=controls,
+            constant=constant_table(result.constant_mode) if result.constant_mode else None,
+            constant_words=constant_words(result.constant_mode) if result.constant_mode else [],
             head_room=None if verification is None else _head_room(verification),
             notes=[] if verification is None else notes_of(verification),
             selection=tables.selection_table(result),

@@ -1,6 +1,8 @@
 """What a verification found, as tables: one rendering for the terminal, the report and the model card."""
 
-from ttreg_hf.calibration.gate import Drift
+from collections.abc import Sequence
+
+from ttreg_hf.calibration.gate import Drift, GateCheck
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.pictures.numbers import counted, interval_text, percent, short_number
 from ttreg_hf.report.table import Table
@@ -16,7 +18,7 @@ def verification_tables(verification: Verification, *, detection_layer: int, nor
     """
     return [
         before_after_table(verification, detection_layer=detection_layer, norm_threshold=norm_threshold),
-        gate_table(verification),
+        gate_table(verification.checks),
         control_table(verification),
     ]
 
@@ -53,8 +55,8 @@ def before_after_table(verification: Verification, *, detection_layer: int, norm
     return Table((head, "before", "after"), rows)
 
 
-def gate_table(verification: Verification) -> Table:
-    """The conditions of `fixed`."""
+def gate_table(checks: Sequence[GateCheck]) -> Table:
+    """The conditions of `fixed`, or of constant mode."""
     return Table(
         (
             "condition (bounds are provisional; the upper end of drift keeps its bound)",
@@ -71,9 +73,9 @@ def gate_table(verification: Verification) -> Table:
                 f"{check.bound:.4f}",
                 "passed" if check.passed else "failed",
             )
-            for check in verification.checks
+            for check in checks
         ),
-        tuple("ok" if check.passed else "no" for check in verification.checks),
+        tuple("ok" if check.passed else "no" for check in checks),
     )
 
 

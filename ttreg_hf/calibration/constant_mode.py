@@ -1,0 +1,201 @@
+"""Constant mode: rows that do the register's work without a token, and what they do beside it.
+
+From the last shifted layer on the register carries the same keys and values for every image, and these are linear in
+what the attention reads: the mean row is enough. Letters: `L` blocks, `l` first block that reads a row, `B` images,
+`D` channels, `U` photographs.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttreg_hf.calibration.comparison import Comparison, compare
+from ttreg_hf.calibration.config import GateConfig
+from ttreg_hf.calibration.gate import Drift, GateCheck, drift_checks, outlier_check
+from ttreg_hf.measuring.feature_drift import FeatureDrift, Seen, feature_drifts
+from ttreg_hf.measuring.intervention import Intervention
+from ttreg_hf.measuring.register_rows import ShuffledRegisters, rows_of
+from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.register_neuron import RegisterNeuron
+
+TOKEN, CONSTANT, ZEROED, RANDOM, MEAN_PATCH, SHUFFLED = (
+    "token",
+    "constant",
+    "zeroed",
+    "random",
+    "mean patch",
+    "shuffled",
+)
+
+
+@dataclass(frozen=True)
+class ModeEffect:
+    """What a way of giving the attentions a register does, seen from the base model.
+
+    Args:
+        outlier_ratio: outliers after / before.
+        drift: of the pooled feature, and of patches that are ordinary in the base model.
+    """
+
+    outlier_ratio: float
+    drift: Drift
+
+
+@dataclass(frozen=True)
+class TriedFirstLayer:
+    """A first layer, and the mean drifts with it on the images that choose."""
+
+    layer: int
+    pooled: float
+    patches: float
+
+
+@dataclass(frozen=True)
+class ConstantMode:
+    """The constant rows, how they were chosen, and what they do on the images that verify.
+
+    Args:
+        first_layer: l; chosen by the least drift.
+        num_images: that the rows are means over.
+        tried: first layers that were tried, on the images that choose.
+        agreement: for each row, cosine between the means over two halves of its images.
+        effects: by name: the token; the constants; the neurons zeroed and no row read; random rows of the same norms;
+            the mean patch's rows; the token, each attention reading the register of another image.
+        checks: conditions for publishing a checkpoint in this mode.
+    """
+
+    first_layer: int
+    num_images: int
+    tried: tuple[TriedFirstLayer, ...]
+    agreement: tuple[float, ...]
+    effects: dict[str, ModeEffect]
+    checks: tuple[GateCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every condition holds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Which do not, and what to try."""
+        return tuple(check.reason for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of all layers, `(L, D)` float32, of the register and of the mean patch."""
+
+    registers_LD: Tensor
+    patches_LD: Tensor
+    halves: tuple[Tensor, Tensor]
+    num_images: int
+
+
+def measure_constants(
+    to_average: Intervention,
+    to_choose: Intervention,
+    to_verify: Intervention,
+    neurons: Sequence[RegisterNeuron],
+    *,
+    shift_value: str,
+    gate: GateConfig,
+    seed: int = 0,
+) -> tuple[ConstantMode, Tensor]:
+    """The rows of a set of register neurons, and what constant mode does with them.
+
+    Args:
+        to_average: whose images the rows are means over.
+        to_choose: whose images choose the first layer.
+        to_verify: whose images report.
+        neurons: to move; at least one.
+        shift_value: as in token mode.
+        gate: bounds of the conditions.
+        seed: of the random rows.
+
+    Returns:
+        What was found, and the constants `(L - l, D)`, float32 on the CPU.
+    """
+    rows = _mean_rows(to_average, neurons, shift_value)
+    layers = _first_layers(neurons, len(rows.registers_LD))
+    tried = _tried(to_choose, neurons, rows.registers_LD, layers)
+    first = min(tried, key=lambda each: each.pooled + each.patches).layer
+    effects, checks = _effects(to_verify, neurons, rows, first, shift_value=shift_value, gate=gate, seed=seed)
+    one, other = rows.halves
+    agreement = torch.where((one == other).all(-1), 1.0, torch.cosine_similarity(one, other, dim=-1))[
+        first:
+    ]  # of zeros
+    found = ConstantMode(first, rows.num_images, tried, tuple(agreement.tolist()), effects, checks)
+    return found, rows.registers_LD[first:].clone()
+
+
+def _mean_rows(images: Intervention, neurons: Sequence[RegisterNeuron], shift_value: str) -> _Rows:
+    rows = rows_of(images.patched(neurons, shift_value=shift_value), images.batches, images.limit)
+    registers_BLD = rows.registers_BLD
+    halves = (registers_BLD[0::2].mean(0), registers_BLD[1::2].mean(0) if len(registers_BLD) > 1 else registers_BLD[0])
+    return _Rows(registers_BLD.mean(0).float(), rows.patches_BLD.mean(0).float(), halves, len(registers_BLD))
+
+
+def _first_layers(neurons: Sequence[RegisterNeuron], num_layers: int) -> list[int]:
+    """Layer 0, the first shifted one, and those around the last."""
+    shifted = [neuron.layer for neuron in neurons]
+    last = max(shifted)
+    return sorted({0, min(shifted), *range(last - 1, last + 3)} & set(range(num_layers)))
+
+
+def _constant(images: Intervention, neurons: Sequence[RegisterNeuron], rows_LD: Tensor, first: int) -> VisionTower:
+    """A twin in constant mode, which no option of the token mode reaches."""
+    options = {name: images.options[name] for name in ("fixed_positions",) if name in images.options}
+    return images.tower.patched(neurons, test_time_register_mode="constant", constants=rows_LD[first:], **options)
+
+
+def _tried(
+    images: Intervention, neurons: Sequence[RegisterNeuron], rows_LD: Tensor, layers: Sequence[int]
+) -> tuple[TriedFirstLayer, ...]:
+    seen = {str(layer): Seen(_constant(images, neurons, rows_LD, layer)) for layer in layers}
+    drifts = feature_drifts(images.tower, seen, images.batches, images.before, images.limit)
+    means = ((layer, drifts[str(layer)]) for layer in layers)
+    return tuple(
+        TriedFirstLayer(layer, float(drift.pooled_U.mean()), float(drift.patches_U.mean())) for layer, drift in means
+    )
+
+
+def _effects(
+    images: Intervention,
+    neurons: Sequence[RegisterNeuron],
+    rows: _Rows,
+    first: int,
+    *,
+    shift_value: str,
+    gate: GateConfig,
+    seed: int,
+) -> tuple[dict[str, ModeEffect], tuple[GateCheck, ...]]:
+    """Of every way, and the conditions of the constant one."""
+    count, width = rows.registers_LD.shape
+    random_LD = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    random_LD *= (rows.registers_LD.norm(dim=1) / random_LD.norm(dim=1)).unsqueeze(1)
+    given = {CONSTANT: rows.registers_LD, RANDOM: random_LD, MEAN_PATCH: rows.patches_LD}
+    towers = {name: _constant(images, neurons, rows_LD, first) for name, rows_LD in given.items()}
+    towers[ZEROED] = _constant(images, neurons, rows.registers_LD, count)
+    towers[TOKEN] = images.patched(neurons, shift_value=shift_value)
+    found = {name: _measured(images, tower) for name, tower in towers.items()}
+    found[SHUFFLED] = _measured(images, towers[TOKEN], shuffled_from=first)
+    effects = {
+        name: ModeEffect(found[name][0].outlier_ratio, Drift.of(found[name][1]))
+        for name in (TOKEN, CONSTANT, ZEROED, RANDOM, MEAN_PATCH, SHUFFLED)
+    }
+    comparison, drift = found[CONSTANT]
+    return effects, (outlier_check(comparison, gate), *drift_checks(drift, found[ZEROED][1], gate))
+
+
+def _measured(
+    images: Intervention, tower: VisionTower, *, shuffled_from: int | None = None
+) -> tuple[Comparison, FeatureDrift]:
+    hooks = nullcontext() if shuffled_from is None else ShuffledRegisters(tower, shuffled_from)
+    with hooks:
+        after = images.measure(tower)
+        drifts = feature_drifts(images.tower, {"": Seen(tower)}, images.batches, images.before, images.limit)
+    return compare(images.before, after), drifts[""]
