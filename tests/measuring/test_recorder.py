@@ -200,7 +200,7 @@ def test_hooks_are_gone_after_a_layer_that_does_not_exist(bare_case, name, given
     assert _num_hooks(model) == before
 
 
-@pytest.mark.parametrize("family", ["dinov2", "siglip"])
+@pytest.mark.parametrize("family", ["dinov2", "siglip_vision_model"])
 def test_the_row_of_constant_mode_is_in_nothing_that_is_recorded(family):
     planted = planted_model(family)
     width = planted.model.config.hidden_size

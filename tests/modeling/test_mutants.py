@@ -31,7 +31,7 @@ MUTANTS = [
     (
         "no insertion",
         METHOD,
-        "return self._put(start_D.expand(len(tokens_BTD), self.num_test_time_registers, -1), tokens_BTD, dim=1)",
+        "return self._put(start_D.expand(tokens_BTD.shape[0], self.num_test_time_registers, -1), tokens_BTD, dim=1)",
         "return tokens_BTD",
     ),
     (

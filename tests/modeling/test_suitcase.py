@@ -238,3 +238,12 @@ def test_every_family_of_the_suitcase_is_in_the_matrix():
     for case in BARE_CASES:
         heads = {stock for stock in stock_classes(case.config_class).values() if "Masked" not in stock.__name__}
         assert heads <= {other.stock_class for other in (*CASES, PIXIO_BACKBONE)}
+
+
+def test_the_code_says_with_which_releases_it_was_tried():
+    """Of transformers: those that `nox -s transformers` tries."""
+    noxfile = (Path(ttreg_hf.modeling.__file__).parents[2] / "noxfile.py").read_text(encoding="utf-8")
+    releases = ast.literal_eval(re.search(r"^RELEASES = (\[.*?\])", noxfile, re.MULTILINE)[1])
+    first, last = (release.rpartition(".")[0] for release in (releases[0], releases[-1]))
+    source = (SUITCASE / "modeling_ttreg.py").read_text(encoding="utf-8")
+    assert f"Tried with transformers {first} to {last}." in ast.get_docstring(ast.parse(source))

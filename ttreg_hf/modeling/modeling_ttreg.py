@@ -2,6 +2,7 @@
 
 What is left of `Dinov2TTRegModel` without `TTReg` is the stock class that it extends. Nothing of a stock class is
 written again: the mixins below add fields to its config, and hooks and modules to its vision tower.
+Tried with transformers 5.18 to 5.24.
 Reads with `registers.py`, which holds the method, and `families.py`, which says where a tower keeps its parts.
 """
 

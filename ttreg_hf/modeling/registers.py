@@ -53,7 +53,7 @@ class TokenLayout:
     def insert(self, tokens_BTD: Tensor, start_D: Tensor | None = None) -> Tensor:
         """Registers put in, each this vector, or zeros: `(B, P + N, D)` -> `(B, P + R + N, D)`."""
         start_D = tokens_BTD.new_zeros(tokens_BTD.shape[2]) if start_D is None else start_D.to(tokens_BTD)
-        return self._put(start_D.expand(len(tokens_BTD), self.num_test_time_registers, -1), tokens_BTD, dim=1)
+        return self._put(start_D.expand(tokens_BTD.shape[0], self.num_test_time_registers, -1), tokens_BTD, dim=1)
 
     def insert_into_mask(self, mask: Any) -> Any:
         """An attention mask in which all see the registers, and these see what anyone sees.
@@ -304,7 +304,8 @@ class Registers:
         if not torch.compiler.is_compiling() and not getattr(module, "_is_replica", False):  # of `DataParallel`
             self.forward_pass.began = True
         self.constants = getattr(module, "test_time_register_constants", None)
-        given = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
+        # without `strict`, which torch before 2.10 does not compile
+        given = {**dict(zip(self.arguments, args)), **kwargs}  # noqa: B905
         mask = given.get(self.family.mask)
         if mask is None or not self.inserts:
             return None
@@ -315,7 +316,7 @@ class Registers:
 
         Of all that sees the mask only this is run again when a block is recomputed for its gradients.
         """
-        given = {**dict(zip(("hidden_states", "attention_mask"), args, strict=False)), **kwargs}
+        given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
         mask, constant_D = given.get("attention_mask"), self.constant(layer)
         if constant_D is None:
             if not (mask is None and self.forward_pass.mask is None) and self.inserts:
@@ -406,8 +407,8 @@ class Registers:
             return None
 
         def with_registers(states: tuple) -> tuple:
-            pairs = () if not states or _are_attentions(states) else zip(states, put_aside, strict=True)
-            return tuple(None if given is None else kept for given, kept in pairs) or states
+            both = () if not states or _are_attentions(states) else zip(states, put_aside[-len(states) :], strict=True)
+            return tuple(None if given is None else kept for given, kept in both) or states
 
         if isinstance(output, tuple):  # feature maps are a tuple too, and come first
             return (output[0], *map(with_registers, output[1:2]), *output[2:])
