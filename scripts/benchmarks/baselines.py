@@ -73,13 +73,18 @@ def _constant(base: Any, pairs: list[list[int]], alone: bool) -> Any:
     return add_test_time_registers(base, pairs, test_time_register_mode="constant", constants=constants)
 
 
+class _NoShift(nn.Module):
+    def forward(self, acts_BTF: Tensor, *, in_place: bool = True) -> Tensor:
+        return acts_BTF
+
+
 def _without_shift(patched: Any) -> Any:
     """Registers come and go, but no neuron is moved: the least that an extra token costs."""
     twin = add_test_time_registers(patched, patched.config.register_neurons)
     for module in list(twin.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, NeuronShift):
-                setattr(module, name, nn.Identity())
+                setattr(module, name, _NoShift())
     return twin
 
 

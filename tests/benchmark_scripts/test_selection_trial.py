@@ -102,6 +102,7 @@ def _said(result):
     """All that a result says, but when it was made."""
     values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     del values["scores"], values["provenance"]
+    values["constants"] = None if values["constants"] is None else values["constants"].tolist()
     return json.dumps(values, default=dataclasses.asdict, sort_keys=True)
 
 

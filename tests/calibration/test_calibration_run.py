@@ -470,7 +470,7 @@ def test_progress_sees_every_stage_with_its_images(planted):
     assert seen == {"inspect": 6, "score": 6, "verify": 6}
     seen.clear()
     calibrate_briefly(planted.model, synthetic_images(64, seed=1), progress=progress)
-    assert list(seen) == ["inspect", "score", "select", "verify"]
+    assert list(seen) == ["inspect", "score", "select", "verify", "constants"]
     assert seen["select"] == 64 - seen["verify"]
     assert seen["score"] < seen["select"]
 

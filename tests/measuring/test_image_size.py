@@ -29,6 +29,7 @@ class Found:
     image_size: tuple[int, int]
     register_neurons: tuple[RegisterNeuron, ...] = (RegisterNeuron(0, 1, 1.0),)
     shift_value: str = "per_neuron"
+    constants: None = None
 
     def check_weights(self, model, tower=None):
         """Of any weights."""

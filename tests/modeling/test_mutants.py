@@ -18,7 +18,7 @@ from modeling import constant_laws, laws
 SUITCASE = Path(ttreg_hf.modeling.__file__).parent
 METHOD, BASE, FAMILIES = "registers.py", "modeling_ttreg.py", "families.py"
 SHIFTED = 'torch.cat([prefix, moved, SHIFT_FILLS[settings["shift_fill"]](patches, seen_BN)], dim=1)'
-WRITTEN = "return write(-1, index_K, shifted_BTK)"
+WRITTEN = "return acts_BTF.index_copy_(-1, index_K, shifted_BTK)"
 MAXIMUM = "signed_max(acts_BTK, seen_BT, without=layout.registers)"
 INSERTED = "return torch.cat([prefix, registers, patches], dim)"
 # a plain MLP with a pre-LayerNorm, a gated MLP, a head, and the one head that reads captured outputs

@@ -264,7 +264,7 @@ class Stages:
         """Rows that are means over images that scored, chosen on those that choose, reported on those that verify."""
         found = measure_constants(
             self.intervention("constants", SCORE, to_verify.rule, _TO_AVERAGE),
-            self._to_select(to_verify.rule),
+            self._to_select(to_verify.rule, stage="constants"),
             to_verify,
             neurons,
             shift_value=shift_value,
@@ -298,11 +298,11 @@ class Stages:
         places = range(self._count)
         return sum(self._role(place) == role for place in places) if self.is_split else len(places)
 
-    def _to_select(self, rule: OutlierRule) -> Intervention:
+    def _to_select(self, rule: OutlierRule, stage: str = "select") -> Intervention:
         most = self.constants.selection.num_images
-        intervention = self.intervention("select", SELECT, rule, most)
+        intervention = self.intervention(stage, SELECT, rule, most)
         if self.is_split and not intervention.has_outliers:
-            return self.intervention("select", None, rule, most)
+            return self.intervention(stage, None, rule, most)
         return intervention
 
     def intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:

@@ -106,7 +106,7 @@ def shift_neurons_with_triton(
     """`shift_neurons` in one kernel where that is possible, and in plain PyTorch where it is not."""
     count = index_K.shape[0]
     value, fill, scale = (settings[f"shift_{name}"] for name in ("value", "fill", "scale"))
-    is_moving = settings["test_time_register_mode"] == "token"  # zeroing alone is one operation as it is
+    is_moving = layout.num_test_time_registers > 0  # zeroing alone is one operation as it is
     if not (is_moving and in_place and _is_possible(acts_BTF, value, fill, count)):
         return shift_neurons(acts_BTF, index_K, layout, settings, seen_BT, in_place=in_place)
     images, tokens, _ = acts_BTF.shape

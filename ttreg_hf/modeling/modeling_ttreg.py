@@ -230,9 +230,8 @@ class TTRegModelMixin(PreTrainedModel):
     @classmethod
     def inherit_checkpoint_conversion(cls) -> None:
         """Convert keys as the stock class does, so that old checkpoints load in full and are saved as they were."""
-        stock = stock_of(cls)
         conversion: Any = importlib.import_module("transformers.conversion_mapping")  # which an older release lacks
-        known = (cls.__name__, stock.__name__, stock.config_class.model_type)
+        known = (cls.__name__, stock_of(cls).__name__, stock_of(cls).config_class.model_type)
         mapping = next(filter(None, map(conversion.get_checkpoint_conversion_mapping, known)), None)
         if mapping is not None:
             conversion.register_checkpoint_conversion_mapping(cls.__name__, mapping, overwrite=True)

@@ -133,7 +133,7 @@ class TokenLayout:
 _IN_FRONT = TokenLayout(0, 1, (1, 1))  # where the constant row goes
 
 
-def signed_max(acts_BTK: Tensor, seen_BT: Tensor | None = None, *, without: slice | None = None) -> Tensor:
+def signed_max(acts_BTK: Tensor, seen_BT: Tensor | None = None, *, without: slice = slice(0)) -> Tensor:
     """Largest-magnitude activation over tokens, sign kept.
 
     Args:
@@ -147,8 +147,7 @@ def signed_max(acts_BTK: Tensor, seen_BT: Tensor | None = None, *, without: slic
     Source: Jiang et al. 2025 (arXiv 2506.08010), Algorithm 2, per image and per neuron.
     """
     magnitudes_BTK = acts_BTK.abs()
-    if without is not None:
-        magnitudes_BTK[:, without].fill_(-1)  # below every magnitude
+    magnitudes_BTK[:, without].fill_(-1)  # below every magnitude
     if seen_BT is not None:
         magnitudes_BTK = torch.where(seen_BT.unsqueeze(-1), magnitudes_BTK, -1)
     return acts_BTK.gather(1, magnitudes_BTK.argmax(dim=1, keepdim=True)).squeeze(1)
@@ -195,7 +194,7 @@ def shift_neurons(
     Args:
         acts_BTF: inputs of the MLP's down projection.
         index_K: the register neurons among the F.
-        layout: of the T tokens; in constant mode there is no register among them.
+        layout: of the T tokens; in constant mode there is no register among them, and the patches become 0.
         settings: a mapping. `shift_value`: what the registers get, a key of `SHIFT_VALUES`; `shift_scale`: a factor
             on it; `shift_fill`: what stays on the patches, a key of `SHIFT_FILLS`.
         seen_BT: false for padding, which enters neither value nor fill; its own activation is shifted as a patch's.
@@ -204,16 +203,18 @@ def shift_neurons(
     Returns:
         `(B, T, F)`; the prefix tokens and all other neurons are untouched.
     """
+    acts_BTF = acts_BTF if in_place else acts_BTF.clone()
+    if not layout.num_test_time_registers:
+        acts_BTF[:, layout.patches].index_fill_(-1, index_K, 0)
+        return acts_BTF
     acts_BTK = acts_BTF.index_select(-1, index_K)
+    value_BK = SHIFT_VALUES[settings["shift_value"]](acts_BTK, layout, seen_BT)
+    value_BK = value_BK if settings["shift_scale"] == 1 else value_BK * settings["shift_scale"]
     prefix, moved, patches = acts_BTK.tensor_split([layout.registers.start, layout.registers.stop], dim=1)
-    if layout.num_test_time_registers:
-        value_BK = SHIFT_VALUES[settings["shift_value"]](acts_BTK, layout, seen_BT)
-        value_BK = value_BK if settings["shift_scale"] == 1 else value_BK * settings["shift_scale"]
-        moved = value_BK.unsqueeze(1).expand_as(moved)
+    moved = value_BK.unsqueeze(1).expand_as(moved)
     seen_BN = None if seen_BT is None else seen_BT[:, layout.patches]
     shifted_BTK = torch.cat([prefix, moved, SHIFT_FILLS[settings["shift_fill"]](patches, seen_BN)], dim=1)
-    write = acts_BTF.index_copy_ if in_place else acts_BTF.index_copy
-    return write(-1, index_K, shifted_BTK)
+    return acts_BTF.index_copy_(-1, index_K, shifted_BTK)
 
 
 def position_spikes(embeddings: nn.Module, positions: list[list[int]]) -> Tensor:
@@ -460,7 +461,7 @@ class NeuronShift(nn.Module):
             return acts_BTF
         if not torch.compiler.is_compiling() and registers.off_in and not here.began:
             raise RuntimeError(
-                "`disable_test_time_registers()` holds in its own thread, but checkpointing on CUDA and DataParallel "
+                "`disable_test_time_registers()` holds in its own thread, but `DataParallel` and CUDA checkpointing "
                 "use others. Use neither there, or `config.num_test_time_registers = 0` instead."
             )
         in_place = in_place and not (acts_BTF.requires_grad and torch.is_grad_enabled())
