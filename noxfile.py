@@ -20,6 +20,8 @@ FRONT_DOOR = [
     *(f"tests/modeling/test_{what}.py" for what in ("checkpoints", "suitcase", "training")),
     *(f"tests/test_{what}.py" for what in ("front_door", "applying", "loading", "quickstart")),
 ]
+# whose blocks docs/other-tools.md has
+ROADS = ["timm", "open_clip_torch", "sentence-transformers", "fiftyone", "nnsight"]
 # what GitHub reads, by the schema that it must follow
 GITHUB = {
     "github-workflows": ".github/workflows/*.yml",
@@ -105,6 +107,14 @@ def newest(session: nox.Session) -> None:
     """The front door with the newest of all packages, torch included, under the newest Python that was tried."""
     session.install("--upgrade", "-e", ".[evaluate]", *TOOLS)
     session.run("python", "-m", "pytest", *(session.posargs or FRONT_DOOR))
+
+
+@nox.session
+def roads(session: nox.Session) -> None:
+    """The blocks of docs/other-tools.md, each with its package."""
+    session.install("-e", ".[evaluate]", *TOOLS, *ROADS)
+    session.install("--no-deps", "ai-dynamo")  # its driver of encoders alone: the rest needs vLLM
+    session.run("python", "-m", "pytest", "tests/test_other_tools.py", env={"FIFTYONE_DO_NOT_TRACK": "1"})
 
 
 @nox.session
