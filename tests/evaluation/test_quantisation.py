@@ -220,3 +220,13 @@ def test_settings_are_checked(monkeypatch):
     assert list(available_schemes()) == SIMULATED
     with pytest.raises(ImportError, match=r"runs torchao's kernels\. Install it with `pip install torchao`"):
         scheme_called("int8 dynamic, torchao")
+
+
+def test_a_model_in_constant_mode_is_quantised_like_any_other(known):
+    rows = torch.randn(2, known.model.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    options = {"test_time_register_mode": "constant", "constants": rows}
+    constant = add_test_time_registers(known.model, known.register_neurons, **options)
+    task = QuantisationErrors(schemes=("int8 dynamic",), num_calibration_images=6)
+    found = evaluate(constant, scenes(6), train=scenes(6, seed=1), task=task, config=CONFIG)
+    of_own = {row: figures(found, OWN_PATCHES, row, "int8 dynamic") for row in ("patched", "zeroed, not moved")}
+    assert all(0 < values.value < 0.1 for values in of_own.values())
