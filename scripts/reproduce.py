@@ -144,7 +144,7 @@ class Run:
 
     def _draw(self, model: PreTrainedModel, processor: Any) -> None:
         result = CalibrationResult.load(self.folder / CALIBRATION)
-        patched = add_test_time_registers(model, result) if result.register_neurons else None
+        patched = add_test_time_registers(model, result) if result.moves_something else None
         write_before_after(
             model,
             patched,
@@ -158,7 +158,7 @@ class Run:
     def _evaluate(self, model: PreTrainedModel, processor: Any) -> None:
         result = CalibrationResult.load(self.folder / CALIBRATION)
         dense: dict[str, Any] = {"mIoU": {}, LEFT_OUT: {}}
-        if result.register_neurons:
+        if result.moves_something:
             splits = [find_images(self._settings.segmentation, split=name, token=self._settings.token).images
                       for name in ("train", "test")]  # fmt: skip
             found = evaluate(
@@ -187,6 +187,7 @@ def found_by(result: CalibrationResult, target: Target) -> dict[str, Any]:
         "verdict": result.verdict,
         "reasons": list(result.reasons),
         "neurons": len(result.register_neurons),
+        "spikes": len(result.fixed_positions),
         "provenance": result.to_dict()["provenance"],
     }
     if known is not None and known.register_neurons is not None:
@@ -203,8 +204,8 @@ def found_by(result: CalibrationResult, target: Target) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    heads = ["checkpoint", "px", "images", "block", "largest / median norm", "verdict", "neurons", "published found",
-             "outliers after / before", "drift", *(f"mIoU, {name}" for name in ROWS)]  # fmt: skip
+    heads = ["checkpoint", "px", "images", "block", "largest / median norm", "verdict", "neurons", "spikes",
+             "published found", "outliers after / before", "drift", *(f"mIoU, {name}" for name in ROWS)]  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         cells = {**row, **{f"mIoU, {name}": value for name, value in row.get("mIoU", {}).items()}}

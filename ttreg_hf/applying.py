@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ttreg_hf.known.checkpoints import known_checkpoint, known_checkpoints
+from ttreg_hf.known.position_table import check_fixed_positions
 from ttreg_hf.known.support import patched_class
 from ttreg_hf.loading import as_model
 from ttreg_hf.modeling.families import blocks_of_trunk, layout_of_trunk, trunk_name
@@ -31,6 +32,11 @@ class FoundNeurons(Protocol):
     @property
     def register_neurons(self) -> tuple[RegisterNeuron, ...]:
         """Strongest first."""
+        ...
+
+    @property
+    def fixed_positions(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of the position table that are spikes."""
         ...
 
     @property
@@ -88,7 +94,7 @@ def add_test_time_registers(
     output_registers: bool = False,
     test_time_register_mode: str = "token",
     constants: Tensor | None = None,
-    fixed_positions: Iterable[Sequence[int]] = (),
+    fixed_positions: Iterable[Sequence[int]] | None = None,
     base_model_revision: str | None = None,
     tower: str | None = None,
 ) -> Any:
@@ -108,7 +114,9 @@ def add_test_time_registers(
         test_time_register_mode: `"token"`, or `"constant"`: neurons are zeroed on the patches, no token is added, and
             the attentions of the last layers read one more row, the same for every image.
         constants: these rows, `(L - l, D)`, for the last `L - l` of `L` layers; a `CalibrationResult` has its own.
-        fixed_positions: `[row, column]` of rows of the learned position table that are spikes.
+        fixed_positions: `[row, column]` of rows of the learned position table that are spikes: taken from the patches
+            there, and the largest is what the registers start with. A `CalibrationResult` has its own. The table is
+            square and added whole to the patches: not in Idefics, SmolVLM, RADIO, TIPSv2 and DINOv3.
         base_model_revision: commit that the base model was loaded from, for the record.
         tower: dotted path of the vision tower to patch, in a model that holds several; a patched model keeps its own.
 
@@ -117,9 +125,9 @@ def add_test_time_registers(
 
     Raises:
         TypeError: no transformers model, or one inside another object, such as `DistributedDataParallel`.
-        ValueError: unsupported class, no published neurons, neurons that this model does not have, constant mode
-            without constants, or a `CalibrationResult` of other weights, whose `register_neurons` can be passed all
-            the same.
+        ValueError: unsupported class, no published neurons, neurons or rows of a table that this model does not have,
+            constant mode without constants, or a `CalibrationResult` of other weights, whose `register_neurons` can be
+            passed all the same.
     """
     model = as_model(model, revision=base_model_revision)
     cls = patched_class(model, tower)
@@ -136,6 +144,7 @@ def add_test_time_registers(
         found.check_weights(model, tower)
         options["shift_value"] = found.shift_value
         constants = found.constants if constants is None else constants
+        fixed_positions = found.fixed_positions if fixed_positions is None else fixed_positions
         calibrated_patches = _num_patches(model, tower, found.image_size)
     given = {
         "num_test_time_registers": num_test_time_registers,
@@ -146,7 +155,7 @@ def add_test_time_registers(
     options |= {name: value for name, value in given.items() if value is not None}
     options |= {"output_registers": output_registers, "calibrated_patches": calibrated_patches, "tower": tower}
     options["register_neurons"] = [list(map(_as_index, neuron)) for neuron in register_neurons]
-    options["fixed_positions"] = [list(map(_as_index, place)) for place in fixed_positions]
+    options["fixed_positions"] = _places(model, tower, fixed_positions or ())
     constants = constants if test_time_register_mode == "constant" else None
     options["test_time_register_mode"] = test_time_register_mode
     options["constant_first_layer"] = _constant_first_layer(model, tower, test_time_register_mode, constants)
@@ -256,6 +265,12 @@ def _patched(model: Any, cls: Any, config: Any, constants: Tensor | None) -> Any
 def _towers(config: Any) -> dict[str, Any]:
     found = {name: getattr(config, name, None) for name in config.sub_configs}
     return {name: tower for name, tower in found.items() if tower is not None}
+
+
+def _places(model: Any, tower: str | None, places: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    found = [list(map(_as_index, place)) for place in places]
+    check_fixed_positions(model.get_submodule(trunk_name(model, tower)), found)
+    return found
 
 
 def _num_patches(model: Any, tower: str | None, image_size: tuple[int, int]) -> int:

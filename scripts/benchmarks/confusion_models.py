@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedModel
@@ -18,6 +19,7 @@ from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.config import CalibrationConfig
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import DataSource
+from ttreg_hf.measuring.position_report import Place
 from ttreg_hf.planted import synthetic_images
 
 Judge = Callable[[CalibrationResult, float, str], Outcome]
@@ -95,8 +97,8 @@ def planted_subject(cell: Cell, num_images: int) -> Subject:
     to_judge = synthetic_images(num_images, seed=30_000 + cell.seed)
 
     @functools.cache
-    def effect(threshold: float, pairs: frozenset[tuple[int, int]]) -> Effect:
-        return effect_of(replace(known, norm_threshold=threshold), pairs, to_judge)
+    def effect(threshold: float, pairs: frozenset[tuple[int, int]], spikes: frozenset[Place]) -> Effect:
+        return effect_of(replace(known, norm_threshold=threshold), pairs, to_judge, spikes)
 
     return Subject(
         known.model,
@@ -109,22 +111,24 @@ def planted_subject(cell: Cell, num_images: int) -> Subject:
 def _planted_outcome(
     cell: Cell,
     known: KnownModel,
-    effect_on: Callable[[float, frozenset[tuple[int, int]]], Effect],
+    effect_on: Callable[[float, frozenset[tuple[int, int]], frozenset[Place]], Effect],
     result: CalibrationResult,
     seconds: float,
     without: str,
 ) -> Outcome:
-    found = {(neuron.layer, neuron.neuron) for neuron in result.register_neurons}
+    neurons = frozenset((neuron.layer, neuron.neuron) for neuron in result.register_neurons)
+    found = {*neurons, *map(_spike, result.fixed_positions)}
+    planted = {*known.planted_pairs, *map(_spike, known.fixed_positions)}
     # a pruned set may leave what is just below its own threshold
     threshold = min(max(result.config.norm_threshold or 0.0, known.norm_threshold), 1.5 * known.norm_threshold)
-    effect = effect_on(threshold, frozenset(found))
-    missing, extra = sorted(known.planted_pairs - found), sorted(found - known.planted_pairs)
+    effect = effect_on(threshold, neurons, frozenset(result.fixed_positions))
+    missing, extra = sorted(planted - found, key=str), sorted(found - planted, key=str)
     return Outcome(
         **asdict(cell),
         expected=known.verdicts,
         got=result.verdict,
-        recovery=_recovery(known, found, effect.outliers_left),
-        planted=len(known.register_neurons),
+        recovery=_recovery(planted, found, effect.outliers_left),
+        planted=len(planted),
         found=len(found),
         foreign=len(extra),
         outliers_left=effect.outliers_left,
@@ -139,12 +143,16 @@ def _planted_outcome(
     )
 
 
-def _recovery(known: KnownModel, found: set[tuple[int, int]], outliers_left: float) -> str:
+def _spike(place: Place) -> tuple[str, int, int]:
+    return "spike", *place
+
+
+def _recovery(planted: set[tuple[Any, ...]], found: set[tuple[Any, ...]], outliers_left: float) -> str:
     if not found:
         return NONE
-    if found - known.planted_pairs:
+    if found - planted:
         return FOREIGN
-    if found == known.planted_pairs:
+    if found == planted:
         return EXACT
     return MINIMAL if outliers_left < GONE else TOO_FEW
 

@@ -33,16 +33,16 @@ class Outcome(Cell):
     Args:
         expected: the verdicts that are right.
         got: the verdict.
-        recovery: `exact` (the planted neurons), `minimal` (some of them, and the outliers go), `too few` (some of
-            them, and outliers stay), `foreign` (a neuron that was not planted), `unwired` (nobody planted any) or
+        recovery: `exact` (the planted neurons and spikes), `minimal` (some of them, and the outliers go), `too few`
+            (some of them, and outliers stay), `foreign` (one that was not planted), `unwired` (nobody planted any) or
             `none`.
-        planted, found, foreign: counts of neurons.
+        planted, found, foreign: counts of neurons and of spikes of the position table.
         outliers_left: after moving what was found: outliers after / before at any block; by the chosen threshold where
             that is 1 to 1.5 times the truth's.
         similarity: of the pooled feature then.
         norm_threshold: that calibration chose; the truth's lies between the populations.
         known_threshold: the truth's.
-        missing, extra: neurons planted and not found, and found and not planted, ten at most.
+        missing, extra: what is planted and not found, and found and not planted, ten at most.
         seconds: that calibration took.
         without: what was taken out of calibration, or set otherwise, by its name in `STEPS`; nothing by default.
         shift_value: that it chose.
@@ -58,15 +58,15 @@ class Outcome(Cell):
     similarity: float
     norm_threshold: float | None
     known_threshold: float
-    missing: tuple[tuple[int, int], ...]
-    extra: tuple[tuple[int, int], ...]
+    missing: tuple[tuple[Any, ...], ...]
+    extra: tuple[tuple[Any, ...], ...]
     seconds: float
     without: str = ""
     shift_value: str = ""
 
     @property
     def is_right(self) -> bool:
-        """The verdict is right, and a model said to be fixed is fixed with planted neurons alone."""
+        """The verdict is right, and a model said to be fixed is fixed with what was planted alone."""
         return self.got in self.expected and (self.got != "fixed" or self.recovery in (EXACT, MINIMAL, UNWIRED))
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.planted_truth import KnownModel
 from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.measuring.position_report import Place
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 
@@ -32,11 +33,24 @@ class Effect:
     similarity: float
 
 
-def effect_of(known: KnownModel, pairs: Iterable[tuple[int, int]], images: Tensor | None = None) -> Effect:
-    """Move neurons `(layer, neuron)` and look at images, by default those that the model was tuned on."""
+def effect_of(
+    known: KnownModel,
+    pairs: Iterable[tuple[int, int]],
+    images: Tensor | None = None,
+    fixed_positions: Iterable[Place] = (),
+) -> Effect:
+    """Move neurons `(layer, neuron)`, and spikes of the position table, and see what that does.
+
+    Args:
+        known: the model.
+        pairs: the neurons.
+        images: by default those that the model was tuned on.
+        fixed_positions: rows and columns of the table.
+    """
     images = known.sample if images is None else images
     before_BN, feature_before_BD = _look(known, known.model, images)
-    patched = add_test_time_registers(known.model, [list(pair) for pair in sorted(pairs)])
+    neurons = [list(pair) for pair in sorted(pairs)]
+    patched = add_test_time_registers(known.model, neurons, fixed_positions=sorted(fixed_positions))
     after_BN, feature_after_BD = _look(known, patched, images)
     before = int(before_BN.sum())
     return Effect(
@@ -48,16 +62,13 @@ def effect_of(known: KnownModel, pairs: Iterable[tuple[int, int]], images: Tenso
 def check_truth(known: KnownModel) -> None:
     """See that a model that can be fixed is what it says; one that is not would judge calibration wrongly.
 
-    Spikes of the position table are taken away by nothing yet: a model that has some is refused here.
-
     Raises:
-        ValueError: outliers are too few or too many; or moving all neurons that make them leaves some, or changes the
-            feature.
+        ValueError: outliers are too few or too many; or moving all that makes them leaves some or changes the feature.
     """
     if "fixed" not in known.verdicts:
         return
     fraction = float(outliers_of(known).float().mean())
-    effect = effect_of(known, known.planted_pairs)
+    effect = effect_of(known, known.planted_pairs, fixed_positions=known.fixed_positions)
     if not 0.005 < fraction < 0.2 or effect.outliers_left >= GONE or effect.similarity < _SAME:
         raise ValueError(
             "A planted model has outliers on 0.5 to 20 % of its patches, and moving what was planted takes them away "

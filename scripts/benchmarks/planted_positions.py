@@ -24,8 +24,8 @@ from benchmarks.planted_truth import (
     without_plant,
     write_marked_neuron,
 )
+from ttreg_hf.known.position_table import position_table
 from ttreg_hf.measuring.position_report import Place, place_on
-from ttreg_hf.measuring.position_table import position_table
 from ttreg_hf.modeling.families import blocks_of_trunk, find_attention
 from ttreg_hf.planted import wiring
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -62,23 +62,25 @@ def with_table_spikes(known: KnownModel, *, seed: int) -> KnownModel:
 
 @torch.no_grad()
 def with_needed_table_spikes(known: KnownModel, *, seed: int) -> KnownModel:
-    """Spikes that say which patches are to be read: all tokens get the brightness of those, as from nowhere else."""
+    """Spikes that say which patches are to be read: all tokens get the texture of those, as of no others."""
     known = with_table_spikes(known, seed=seed)
     model, layer = known.model, 1
-    (bright,) = own_channels(known, range(9, 10))
-    wiring.read_brightness(model, bright, gain=1.0)
+    (texture,) = own_channels(known, range(9, 10))
+    filters = wiring.filters_of(model)
+    pattern = torch.randn(filters[texture].shape, generator=torch.Generator().manual_seed(12_000 + seed))
+    filters[texture] = 1.5 * (pattern - pattern.mean()) / pattern.norm()
     block = blocks_of_trunk(model)[layer]
     states_BND = wiring.patches_of(model, wiring.input_of(model, find_attention(block), known.sample))
     grid = _table(known).shape[:2]
     at = [row * grid[1] + column for row, column in known.fixed_positions]
     spike = int(states_BND[:, at].mean((0, 1)).abs().argmax())
-    values_B = states_BND[:, at, bright].mean(1)
+    values_B = states_BND[:, at, texture].mean(1)
     wiring.write_copied(
         block,
         asks_D=wiring.axis(model, spike, 1 / float(states_BND[:, at, spike].min())),
-        reads_D=wiring.axis(model, bright, 1 / float(values_B.std())),
+        reads_D=wiring.axis(model, texture, 1 / float(values_B.std())),
         zero=float(values_B.mean() / values_B.std()),
-        writes_D=known.ordinary_norm * random_direction(known, torch.Generator().manual_seed(11_000 + seed)),
+        writes_D=0.4 * known.ordinary_norm * random_direction(known, torch.Generator().manual_seed(11_000 + seed)),
     )
     return dataclasses.replace(known, verdicts=("unresolved",))
 

@@ -19,8 +19,9 @@ from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.constant_mode import ConstantMode
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.inspection import Inspection
+from ttreg_hf.calibration.rounds import RoundScores
 from ttreg_hf.calibration.search import search_of
-from ttreg_hf.calibration.stages import RoundScores, Stages
+from ttreg_hf.calibration.stages import Stages
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.images.batches import Batch, ImageBatches
 from ttreg_hf.images.data_source import DataSource
@@ -126,11 +127,11 @@ class TrialStages(Stages):
 
     def intervention(self, stage: str, role: str | None, rule: OutlierRule, most: int) -> Intervention:
         staying_share = self.constants.inspection.staying_share
-        key = "intervention", role, rule, most, staying_share
+        key = "intervention", role, rule, most, staying_share, self.fixed_positions
 
         def make() -> Intervention:
             images = self.images_to_move(stage, role, most)
-            options = self.limit, {}, self.photograph_of, staying_share
+            options = self.limit, self.options, self.photograph_of, staying_share
             return _Intervention(self._memory, key, self.tower, images, rule, *options)
 
         return self._memory.recall(key, make)
@@ -146,7 +147,16 @@ class TrialStages(Stages):
     ) -> Verification:
         compute, constants = super().verify, self.constants.inspection
         read = constants.populations, constants.content_share, constants.staying_share
-        key = "verify", tuple(map(_pair, neurons)), to_verify.rule, shift_value, in_sample, gate, read
+        key = (
+            "verify",
+            tuple(map(_pair, neurons)),
+            to_verify.rule,
+            self.fixed_positions,
+            shift_value,
+            in_sample,
+            gate,
+            read,
+        )
         options = {"shift_value": shift_value, "in_sample": in_sample, "gate": gate}
         return self._memory.recall(key, lambda: compute(to_verify, neurons, **options))
 
@@ -154,7 +164,7 @@ class TrialStages(Stages):
         self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, shift_value: str, gate: GateConfig
     ) -> tuple[ConstantMode, Tensor]:
         compute, options = super().measure_constants, {"shift_value": shift_value, "gate": gate}
-        key = "constants", tuple(map(_pair, neurons)), to_verify.rule, shift_value, gate
+        key = "constants", tuple(map(_pair, neurons)), to_verify.rule, self.fixed_positions, shift_value, gate
         return self._memory.recall(key, lambda: compute(to_verify, neurons, **options))
 
 

@@ -12,7 +12,7 @@ from benchmarks.planted_interventions import GONE, check_truth, effect_of, neede
 from benchmarks.planted_kinds import FAMILIES, KINDS, log_normal, make_known_model, student_t, triggers_of
 from benchmarks.planted_truth import graded_layout, graded_model
 
-from ttreg_hf.measuring.position_table import position_table
+from ttreg_hf.known.position_table import position_table
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import synthetic_images
@@ -199,7 +199,7 @@ def test_spikes_and_marks_of_the_table_make_outliers_there_and_nowhere_else(fami
 
 
 def test_what_needed_spikes_point_to_is_the_feature():
-    """The same table without them gives other features, which the brightness of those patches no longer moves."""
+    """The same table without them gives other features: the texture of those patches no longer moves them."""
     known = _known("siglip", "needed table spikes", "bright", 7)
     before = _record(known).feature_BD
     table = position_table(known.model)

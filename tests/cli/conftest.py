@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.planted_kinds import make_known_model
 from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
@@ -97,6 +99,16 @@ def quiet(shelf: Path) -> Path:
         model.save_pretrained(shelf / "quiet")
     _processor().save_pretrained(shelf / "quiet")
     return shelf / "quiet"
+
+
+@pytest.fixture(scope="session")
+def spiked(shelf: Path) -> Path:
+    """A stock checkpoint whose position table has three spikes."""
+    known = make_known_model("siglip", "table spikes", trigger="bright", seed=1)
+    known.model.save_pretrained(shelf / "spiked")
+    settings = {"size": {"height": SIZE, "width": SIZE}, "image_processor_type": "SiglipImageProcessor"}
+    (shelf / "spiked" / "preprocessor_config.json").write_text(json.dumps(settings))
+    return shelf / "spiked"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from benchmarks.planted_kinds import make_known_model
 
 from ttreg_hf.images.photographs import photograph_paths
 
@@ -108,15 +107,12 @@ def test_inspect_writes_its_norms_and_their_pictures(base, tmp_path):
     assert f"wrote {tmp_path / 'norms' / 'norms.png'}" in succeed(*arguments, "--overwrite").out
 
 
-def test_inspect_names_the_places_that_are_the_same_in_every_image_and_their_source(tmp_path):
-    known = make_known_model("siglip", "table spikes", trigger="bright", seed=1)
-    known.model.save_pretrained(tmp_path / "spiked")
-    settings = {"size": {"height": 112, "width": 112}, "image_processor_type": "SiglipImageProcessor"}
-    (tmp_path / "spiked" / "preprocessor_config.json").write_text(json.dumps(settings))
-    out = succeed("inspect", tmp_path / "spiked").out
+def test_inspect_names_the_places_that_are_the_same_in_every_image_and_their_source(spiked):
+    out = succeed("inspect", spiked).out
     assert "same 3 places in every image (row, column of 8 x 8): (1, 0), (1, 7), (6, 0)." in " ".join(out.split())
     assert "Their source: the position table, channel 58 carries 82%." in " ".join(out.split())
-    assert "Next: ttreg calibrate" in out
-    found = json.loads(succeed("inspect", tmp_path / "spiked", "--json").out)["positions"]
+    assert "show no others in 7 photographs" in " ".join(out.split())
+    assert f"Next: ttreg calibrate {spiked} --output CALIBRATION  # what makes those at the same places" in out
+    found = json.loads(succeed("inspect", spiked, "--json").out)["positions"]
     assert [source["stage"] for source in found["sources"]] == ["position table"]
-    assert len(found["maps"][0]["shares"]) == 1 + known.model.config.num_hidden_layers
+    assert len(found["maps"][0]["shares"]) == 1 + 10  # embeddings and blocks

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ttreg_hf.calibration.calibration_run import inspect_norms
 from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.known.position_table import position_table
 from ttreg_hf.measuring.norms import NormReport
 from ttreg_hf.measuring.patch_norms import PatchNorms
 from ttreg_hf.measuring.position_config import PositionConfig
 from ttreg_hf.measuring.position_maps import position_maps, table_report
 from ttreg_hf.measuring.position_report import TABLE, place_on
-from ttreg_hf.measuring.position_table import position_table
 from ttreg_hf.planted import synthetic_images
 from ttreg_hf.records import from_json
 

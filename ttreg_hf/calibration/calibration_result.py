@@ -23,6 +23,7 @@ from ttreg_hf.calibration.verdict import Look, headline, meaning
 from ttreg_hf.calibration.verification import Verification
 from ttreg_hf.measuring.norms import NormReport
 from ttreg_hf.measuring.outlier_rule import OutlierRule
+from ttreg_hf.measuring.position_report import Place
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.measuring.trunk_weights import has_checksum
 from ttreg_hf.records import from_json, read_json
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JSON_FILE, TENSOR_FILE = "calibration.json", "calibration.safetensors"
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class CalibrationResult:
 
     Args:
         register_neurons: ranked, strongest first; empty if the model is clean.
+        fixed_positions: rows of the position table, `(row, column)`, that are spikes and to be taken away.
         scores: of all neurons, `(L, F)` float64 on the CPU; 0 where not searched.
         verdict: `"fixed"` (moving the neurons works), `"clean"` (nothing to do) or `"unresolved"` (do not patch).
         norms: of the base model's patch tokens.
@@ -56,7 +58,8 @@ class CalibrationResult:
         provenance: where this comes from.
         outlier_rule: which tokens counted as outliers, exceptions included.
         looks: at the norms, at the images' size; before `clean` also at the size of the model's training.
-        constant_mode: the rows of constant mode, beside the token; `None` unless the verdict is `"fixed"`.
+        constant_mode: the rows of constant mode, beside the token; `None` unless neurons are moved and the verdict is
+            `"fixed"`.
         constants: what the attentions of the last layers read in constant mode, `(L - l, D)`; `None` if not measured.
         on_other_weights: whether it lies beside a checkpoint with other weights than those that were measured: then it
             says nothing about that checkpoint.
@@ -79,7 +82,13 @@ class CalibrationResult:
     looks: tuple[Look, ...]
     constant_mode: ConstantMode | None = None
     constants: Tensor | None = None
+    fixed_positions: tuple[Place, ...] = ()
     on_other_weights: bool = False
+
+    @property
+    def moves_something(self) -> bool:
+        """Whether there is anything to patch a model with: register neurons, or spikes of the position table."""
+        return bool(self.register_neurons or self.fixed_positions)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -115,7 +124,8 @@ class CalibrationResult:
     @property
     def meaning(self) -> str:
         """What the verdict says, and what it does not say."""
-        return meaning(self.verdict, self.looks, str(self.provenance.source))
+        spikes_alone = bool(self.fixed_positions) and not self.register_neurons
+        return meaning(self.verdict, self.looks, str(self.provenance.source), spikes_alone=spikes_alone)
 
     def was_found_on(self, model: PreTrainedModel, tower: str | None = None) -> bool:
         """Whether a model, stock or patched, has the weights that were measured, in whatever number format.
@@ -154,6 +164,7 @@ class CalibrationResult:
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "register_neurons": [[n.layer, n.neuron, n.score] for n in self.register_neurons],
+            "fixed_positions": [list(place) for place in self.fixed_positions],
             "shift_value": self.shift_value,
             "config": dataclasses.asdict(self.config),
             "chosen": list(self.chosen),

@@ -5,53 +5,23 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig, RunConfig
-from ttreg_hf.calibration.constant_mode import ConstantMode
+from ttreg_hf.calibration.finding import Finding, find
 from ttreg_hf.calibration.inputs import Inputs
-from ttreg_hf.calibration.inspection import Inspection
 from ttreg_hf.calibration.provenance import Provenance, provenance_of
+from ttreg_hf.calibration.rounds import RoundScores
 from ttreg_hf.calibration.run_state import remove_states
 from ttreg_hf.calibration.search import AUTOMATIC, resolved
-from ttreg_hf.calibration.selection import PER_NEURON
-from ttreg_hf.calibration.stages import Choice, RoundScores, Stages
-from ttreg_hf.calibration.verdict import (
-    CLEAN,
-    FIXED,
-    MIN_CLEAN,
-    TOO_FEW,
-    UNRESOLVED,
-    Look,
-    hint_of_outliers,
-    is_too_few,
-    none_held_out,
-    too_few_for_clean,
-)
-from ttreg_hf.calibration.verification import Verification
+from ttreg_hf.calibration.stages import Stages
 from ttreg_hf.images.batches import BadImage
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
-from ttreg_hf.measuring.neuron_scores import rank_neurons
 from ttreg_hf.measuring.norms import NormReport
-from ttreg_hf.register_neuron import RegisterNeuron
-
-_FIXED_POSITIONS = (
-    "Some tokens are outliers at the same places in every image: another mechanism, which moving neurons does not "
-    "treat."
-)
-_GIVE_MORE = "Give more with `--dataset` and `--num-images`."
-_TOO_FEW_FOR_SO_MANY = (
-    f"{TOO_FEW} for so many neurons: these take the outliers of the images that chose them away, but not those of "
-    f"others, which other neurons make. {_GIVE_MORE}"
-)
-_NO_ACTIVE_NEURON = (
-    "No neuron between the layers searched is active on the outlier tokens. Search others with `--first-layer` and "
-    "`--last-layer`."
-)
+from ttreg_hf.measuring.position_report import PositionReport
 
 
 def say_skipped(bad_images: Collection[BadImage], say: Say) -> None:
@@ -113,7 +83,7 @@ def calibrate(
     progress: Progress = silent,
     say: Say = say_nothing,
 ) -> CalibrationResult:
-    """Find the register neurons of a model. No setting is needed; every automatic choice is recorded.
+    """Find the register neurons of a model, and spikes of its position table. Every automatic choice is recorded.
 
     Four stages: *inspect* the norms of the first images; *score* all neurons between the blocks in which outliers
     begin and arrive; *select* the smallest set that takes them away, by intervention; *verify* it against controls.
@@ -171,10 +141,9 @@ def run_stages(
     gate, run, inputs, config = gate or GateConfig(), run or RunConfig(), stages.inputs, stages.config
     store = inputs.state_store(run, source)
     inspection = stages.inspect()
-    scores = None
-    if inspection.has_outliers or config.norm_threshold is not None:
-        scores = stages.score(inspection, store=store, early_stop=run.early_stop)
-    finding = _finding(stages, inspection, scores, gate)
+    positions = stages.position_report(inspection)
+    found = find(stages, inspection, positions, gate, store=store, early_stop=run.early_stop)
+    inspection, scores = found.inspection, found.scores
     record = inputs.batches.read_by_all()
     _say_how_it_ended(scores, record.end, config, stages.say)
     provenance = provenance_of(
@@ -186,87 +155,15 @@ def run_stages(
         images_with_outliers=scores.images_with_outliers if scores else 0,
         bad_images=inputs.batches.read_by_all().bad_images.values(),  # also of those that verified
     )
-    result = _result(stages, inspection, scores, finding, provenance)
+    result = _result(stages, found, positions, provenance)
     if store is not None and inputs.batches.processes.rank == 0 and not run.keep_states:
         remove_states(store.directory)
     return result
 
 
-@dataclasses.dataclass(frozen=True)
-class _Finding:
-    """Neurons, and the verdict on them; arguments as the fields of `CalibrationResult`."""
-
-    verdict: str
-    looks: tuple[Look, ...]
-    register_neurons: tuple[RegisterNeuron, ...] = ()
-    shift_value: str = PER_NEURON
-    reasons: tuple[str, ...] = ()
-    verification: Verification | None = None
-    choice: Choice | None = None
-    constant_mode: ConstantMode | None = None
-    constants: Tensor | None = None
-
-
-def _finding(stages: Stages, inspection: Inspection, scores: RoundScores | None, gate: GateConfig) -> _Finding:
-    """The neurons that are chosen, or asked for, and the verdict on them."""
-    if scores is None or scores.images_with_outliers == 0:
-        return _without_outliers(stages, inspection)
-    search, top_k, choice = scores.search, stages.config.top_k, None
-    ranked = rank_neurons(
-        scores.scores_LF, first_layer=search.first_layer, last_layer=search.last_layer, top_k=top_k or 1
-    )
-    if not ranked:
-        return _Finding(UNRESOLVED, stages.looks(inspection), reasons=(_NO_ACTIVE_NEURON,))
-    if top_k is None:
-        choice = stages.select(scores, gate)
-        neurons, shift_value = choice.register_neurons, choice.shift_value
-    else:
-        neurons, shift_value = stages.processes.share(ranked), PER_NEURON
-    to_verify, in_sample = stages.to_verify(search.rule, gate)
-    found = stages.verify(to_verify, neurons, shift_value=shift_value, in_sample=in_sample, gate=gate)
-    reasons = list(found.reasons(stages.num_photographs))
-    if stages.is_split and found.in_sample:
-        reasons.insert(0, none_held_out(inspection.report.images_with_outliers))
-    if choice is not None and choice.outcome.outlier_ratio <= gate.max_outlier_ratio < found.outlier_ratio:
-        reasons.append(_TOO_FEW_FOR_SO_MANY)
-    if inspection.report.fixed_position_share > 0:
-        reasons.append(_FIXED_POSITIONS)
-    verdict = UNRESOLVED if is_too_few(reasons) else found.verdict
-    finding = _Finding(verdict, stages.looks(inspection), neurons, shift_value, tuple(reasons), found, choice)
-    if verdict != FIXED:
-        return finding
-    constant_mode, constants = stages.measure_constants(to_verify, neurons, shift_value=shift_value, gate=gate)
-    return dataclasses.replace(finding, constant_mode=constant_mode, constants=constants)
-
-
-def _without_outliers(stages: Stages, inspection: Inspection) -> _Finding:
-    """`clean`, if that was seen on enough photographs, at the size of the training too."""
-    looks = stages.looks(inspection)
-    first, last = looks[0], looks[-1]
-    reasons = []
-    if any(look.fixed_position_share > 0 for look in looks):
-        reasons.append(_FIXED_POSITIONS)
-    reasons += [hint_of_outliers(look) for look in looks if look.has_hint]
-    if first.with_outliers:
-        reasons.append(
-            f"{TOO_FEW}: {first.with_outliers} of {first.num_photographs} photographs have an outlier "
-            f"token, but none of those that score neurons. {_GIVE_MORE}"
-        )
-    elif last.with_outliers:
-        reasons.append(
-            f"No outlier token at {first.size}, but at {last.size}, the size of the model's training, "
-            f"{last.with_outliers} of {last.num_photographs} photographs have one. Calibrate at that size: set `size` "
-            "and `crop_size` in the image processor's preprocessor_config.json."
-        )
-    elif min(look.num_photographs for look in looks) < MIN_CLEAN:
-        reasons.append(too_few_for_clean(min(look.num_photographs for look in looks)))
-    return _Finding(UNRESOLVED if reasons else CLEAN, looks, reasons=tuple(reasons))
-
-
-def _result(
-    stages: Stages, inspection: Inspection, scores: RoundScores | None, finding: _Finding, provenance: Provenance
-) -> CalibrationResult:
-    config, tower = resolved(stages.config, inspection), stages.tower
+def _result(stages: Stages, finding: Finding, positions: PositionReport, provenance: Provenance) -> CalibrationResult:
+    inspection, scores, tower = finding.inspection, finding.scores, stages.tower
+    config = resolved(stages.config, inspection)
     if finding.register_neurons:
         config = dataclasses.replace(config, top_k=len(finding.register_neurons))
     none_scored = torch.zeros(tower.num_layers, max(tower.widths), dtype=torch.float64)
@@ -274,8 +171,9 @@ def _result(
         register_neurons=finding.register_neurons,
         scores=none_scored if scores is None else scores.scores_LF,
         verdict=finding.verdict,
-        norms=inspection.report,
+        norms=dataclasses.replace(inspection.report, positions=positions.brief),
         verification=finding.verification,
+        fixed_positions=finding.fixed_positions,
         shift_value=finding.shift_value,
         reasons=finding.reasons,
         selections=finding.choice.selections if finding.choice else (),

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.measuring.intervention import Intervention, Outcome
 from ttreg_hf.measuring.measurement import Measurement
+from ttreg_hf.measuring.position_report import Place
 from ttreg_hf.measuring.random_neurons import random_neurons
+from ttreg_hf.measuring.table_spikes import random_rows
 from ttreg_hf.register_neuron import RegisterNeuron
 
 _MOST_EFFECTS = 64
@@ -17,8 +19,9 @@ class Controls:
     """What the same number of neurons does otherwise.
 
     Args:
-        zeroed: the same neurons zeroed on the patches and not moved, extra token included.
-        random: one entry a draw of other neurons of the same layers, moved, on some of the images with outliers.
+        zeroed: the same neurons zeroed on the patches and not moved, extra token included; spikes likewise.
+        random: one entry a draw of other neurons of the same layers, moved, on some of the images with outliers;
+            likewise of other rows of the position table.
     """
 
     zeroed: Outcome
@@ -57,13 +60,17 @@ def run_controls(
 ) -> Controls:
     """Zeroing on the intervention's images, random draws on a few of them; all processes have both."""
 
-    def outcome(moved: Sequence[RegisterNeuron] | None) -> Outcome:
-        if moved is None:
-            return intervention.outcome(neurons, shift_value=shift_value, shift_scale=0.0)
-        return few.outcome(moved, shift_value=shift_value)
+    def outcome(drawn: tuple[Sequence[RegisterNeuron], Sequence[Place]] | None) -> Outcome:
+        if drawn is None:
+            nowhere = intervention.nowhere(neurons, shift_value=shift_value)
+            return intervention.compared(intervention.measure(nowhere))
+        moved, rows = drawn
+        return (few.taking(rows) if rows else few).outcome(moved, shift_value=shift_value)
 
-    drawn = random_neurons(intervention.tower, neurons, draws=draws, seed=seed)
-    zeroed, *others = processes.map(outcome, [None, *drawn])
+    tower = intervention.tower
+    drawn = random_neurons(tower, neurons, draws=draws, seed=seed)
+    rows = random_rows(tower, intervention.fixed_positions, draws=draws, seed=seed)
+    zeroed, *others = processes.map(outcome, [None, *zip(drawn, rows, strict=True)])
     return Controls(zeroed=zeroed, random=tuple(others))
 
 
@@ -71,9 +78,10 @@ def neuron_effects(
     intervention: Intervention, neurons: Sequence[RegisterNeuron], *, shift_value: str, processes: Processes
 ) -> tuple[NeuronEffect, ...]:
     """Each of the first 64 neurons alone, on the intervention's images, which all processes have."""
+    alone = intervention.taking(()) if intervention.fixed_positions else intervention
 
     def effect(neuron: RegisterNeuron) -> NeuronEffect:
-        after = intervention.after([neuron], shift_value=shift_value)
+        after = alone.after([neuron], shift_value=shift_value)
         share, change = _norm_share(intervention.before, after), 1 - intervention.compared(after).feature_similarity
         return NeuronEffect(neuron.layer, neuron.neuron, share, change, change / share if share > 0.001 else None)
 

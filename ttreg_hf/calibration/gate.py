@@ -17,6 +17,7 @@ from ttreg_hf.measuring.intervals import interval_of_mean, interval_of_ratio
 
 Bounds = tuple[float, float]
 _CARRIES = "Try a later `--first-layer` or a smaller `--top-k`: some of these neurons carry features."
+_SPIKES_CARRY = "These rows of the position table carry features: the model needs them where they are."
 _FEATURES = ("the pooled feature", "ordinary patches")
 _NO_BETTER = "Zeroing these neurons costs hardly more than moving them: nothing is gained by a register for them."
 
@@ -124,21 +125,23 @@ def gate_checks(
     """
     return (
         outlier_check(found, gate),
-        *drift_checks(moved, zeroed, gate),
+        *drift_checks(moved, zeroed, gate, _CARRIES if layer_share else _SPIKES_CARRY),
         _random_check(found.outlier_ratio, controls, gate),
         *_later_checks(found, later_fractions, gate),
         _layer_check(layer_share, gate),
     )
 
 
-def drift_checks(moved: FeatureDrift, zeroed: FeatureDrift, gate: GateConfig) -> tuple[GateCheck, ...]:
+def drift_checks(
+    moved: FeatureDrift, zeroed: FeatureDrift, gate: GateConfig, remedy: str = _CARRIES
+) -> tuple[GateCheck, ...]:
     """Of the pooled feature and of ordinary patches: an absolute bound, and half of what zeroing costs.
 
     The second one counts where zeroing's drift exceeds the first bound.
     """
     checks = []
     for what, absolute, moved_U, zeroed_U in zip(
-        _FEATURES, absolute_drift_checks(moved, gate), _values(moved), _values(zeroed), strict=True
+        _FEATURES, absolute_drift_checks(moved, gate, remedy), _values(moved), _values(zeroed), strict=True
     ):
         checks.append(absolute)
         if not float(zeroed_U.mean()) <= gate.max_drift:
@@ -146,13 +149,13 @@ def drift_checks(moved: FeatureDrift, zeroed: FeatureDrift, gate: GateConfig) ->
     return tuple(checks)
 
 
-def absolute_drift_checks(moved: FeatureDrift, gate: GateConfig) -> tuple[GateCheck, ...]:
+def absolute_drift_checks(moved: FeatureDrift, gate: GateConfig, remedy: str = _CARRIES) -> tuple[GateCheck, ...]:
     """Of the pooled feature and of ordinary patches, whatever zeroing costs."""
     checks = []
     for what, moved_U in zip(_FEATURES, _values(moved), strict=True):
         name = f"drift of {what} (1 - mean cosine to the base model)"
         interval = interval_of_mean(moved_U)
-        checks.append(GateCheck(name, float(moved_U.mean()), gate.max_drift, _CARRIES, interval, by_upper_end=True))
+        checks.append(GateCheck(name, float(moved_U.mean()), gate.max_drift, remedy, interval, by_upper_end=True))
     return tuple(checks)
 
 

@@ -117,13 +117,14 @@ def inspect(
     per_block = populations_per_block(patch_norms, settings, no_content=fixed_places if len(grids) == 1 else ())
     if rule is None:
         layer = _detection_layer(config, per_block, default_layer, settings)
-        rule = _rule(layer, per_block[layer], statistics, patch_norms, config, settings)
+        fixed = _standing_out(maps, layer + 1, settings) if len(grids) == 1 else set()
+        rule = _rule(layer, per_block[layer], statistics, patch_norms, config, settings, fixed)
     layer = rule.detection_layer
     separation = tuple(0.0 if block is None else block.separation for block in per_block)
     above = patch_norms.above(layer, rule.norm_threshold)
     kept = patch_norms.outliers(rule)
     total, remaining = _count(above), _count(kept)
-    fixed = _count([mask_BN[:, list(rule.fixed_positions)] for mask_BN in above])
+    fixed = _count([mask_BN[:, list(rule.left_out)] for mask_BN in above])
     first, last = _begin_and_end(patch_norms, kept, layer, settings) if remaining else (None, None)
     counts = OutlierCounts(
         num_photographs=len(set(patch_norms.photographs)),
@@ -140,7 +141,7 @@ def inspect(
         fixed_position_share=fixed / max(total, 1),
         content_share=(total - fixed - remaining) / max(total, 1),
     )
-    has_hint = not remaining and config.norm_threshold is None and _has_hint(patch_norms, settings)
+    has_hint = not remaining and config.norm_threshold is None and _has_hint(patch_norms, settings, rule)
     return Inspection(report, rule, first, last, has_hint, maps)
 
 
@@ -167,12 +168,15 @@ def populations_per_block(
     return [two_populations(counts_G, settings.populations) for counts_G in histogram.counts_LG]
 
 
-def _has_hint(patch_norms: PatchNorms, settings: InspectionConfig) -> bool:
-    """Whether a dip in the norms of some block is deep, though not enough to show two populations."""
+def _has_hint(patch_norms: PatchNorms, settings: InspectionConfig, rule: OutlierRule) -> bool:
+    """Whether a dip in the norms of some block is deep, though not enough to show two populations.
+
+    What lies at fixed positions, and is known, hints at nothing else.
+    """
     if patch_norms.num_images >= MOST_IMAGES_KEPT:
         return False
     easier = replace(settings, populations=replace(settings.populations, min_evidence=settings.hint_evidence))
-    return any(block is not None for block in populations_per_block(patch_norms, easier))
+    return any(block is not None for block in populations_per_block(patch_norms, easier, rule.left_out))
 
 
 def _detection_layer(
@@ -199,8 +203,12 @@ def _rule(
     patch_norms: PatchNorms,
     config: CalibrationConfig,
     settings: InspectionConfig,
+    standing_out: set[int],
 ) -> OutlierRule:
-    """With the threshold that is given, and no exceptions; else with the dip between the two populations."""
+    """With the threshold that is given, and no exceptions; else with the dip between the two populations.
+
+    Fixed are the places above it in nearly every image, and those that stand out in nearly every image at this block.
+    """
     if config.norm_threshold is not None:
         return OutlierRule(layer, config.norm_threshold, config.detect_on_prefix)
     if found is None:  # one population: its own largest norm is no outlier
@@ -211,9 +219,20 @@ def _rule(
     fixed: tuple[int, ...] = ()
     if patch_norms.num_images >= settings.positions.min_images and len(patch_norms.by_grid()) == 1:
         share_N = torch.cat(above).float().mean(0)
-        fixed = tuple((share_N >= settings.positions.fixed_share).nonzero().flatten().tolist())
+        above_always = (share_N >= settings.positions.fixed_share).nonzero().flatten().tolist()
+        fixed = tuple(sorted({*above_always, *(place for place in standing_out if share_N[place] > 0)}))
     content = Content(float(medians[0]), float(medians[layer + 1]), settings.content_share)
     return OutlierRule(layer, found.threshold, config.detect_on_prefix, fixed, content)
+
+
+def _standing_out(maps: Sequence[PositionMap], stage: int, settings: InspectionConfig) -> set[int]:
+    """Places that stand out in nearly every image at a stage, of all maps."""
+    return {
+        place
+        for each in maps
+        for place, share in enumerate(each.shares[stage])
+        if share >= settings.positions.fixed_share
+    }
 
 
 def _count(masks: Sequence[Tensor]) -> int:

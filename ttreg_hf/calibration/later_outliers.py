@@ -29,7 +29,7 @@ def later_outlier_fractions(
         `(L,)`, 0 where the norms are one population; empty if the detection block is the last.
     """
     settings, detection = settings or InspectionConfig(), rule.detection_layer
-    found = populations_per_block(patched.patch_norms, settings, rule.fixed_positions)
+    found = populations_per_block(patched.patch_norms, settings, rule.left_out)
     base_medians, medians = base.patch_norms.medians().tolist(), patched.patch_norms.medians().tolist()
     fractions = []
     for layer in range(detection + 1, len(found)):

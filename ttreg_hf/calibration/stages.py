@@ -4,8 +4,8 @@ What only a few images are needed for, every process does on the same images; th
 and single neurons are shared out.
 """
 
+import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -13,25 +13,25 @@ from torch import Tensor
 from ttreg_hf.calibration.candidates import Candidate, rank_by_contrast
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.constant_mode import ConstantMode, measure_constants
-from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.inspection import MOST_IMAGES_KEPT, Inspection, inspect, look_of, norms_of
+from ttreg_hf.calibration.rounds import Choice, RoundScores, outcome_of
 from ttreg_hf.calibration.run_state import StateStore
 from ttreg_hf.calibration.score_pass import ScorePass
-from ttreg_hf.calibration.search import SCORE, SELECT, VERIFY, Roles, Search, search_of
-from ttreg_hf.calibration.selection import PER_NEURON, Selection, select
+from ttreg_hf.calibration.search import SCORE, SELECT, VERIFY, Roles, search_of
+from ttreg_hf.calibration.selection import Selection, select
 from ttreg_hf.calibration.verdict import MIN_TO_FIX, MIN_VERIFIED, Look
 from ttreg_hf.calibration.verification import Verification, verify
 from ttreg_hf.images.batches import Batch, ImageBatches
 from ttreg_hf.images.progress import Progress, Say
 from ttreg_hf.measuring.batch_limit import BatchLimit
-from ttreg_hf.measuring.intervention import Intervention, Outcome
+from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.neuron_scores import rank_neurons
 from ttreg_hf.measuring.norms import NormStatistics
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.patch_norms import PatchNorms
 from ttreg_hf.measuring.perturbations import PixelScale
-from ttreg_hf.measuring.position_report import PositionReport
+from ttreg_hf.measuring.position_report import Place, PositionReport
 from ttreg_hf.measuring.position_source import position_report
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -39,54 +39,6 @@ from ttreg_hf.register_neuron import RegisterNeuron
 _TO_AVERAGE = 64  # images whose registers the rows of constant mode are means over
 _TO_FIND_SOURCE = 16  # images
 _AT_TRAINING_SIZE = 64  # images, at most, that are also looked at there before a model is clean
-
-
-@dataclass(frozen=True)
-class RoundScores:
-    """One round's scores, over all processes.
-
-    Args:
-        search: where was looked.
-        scores_LF: the paper's, float64 on the CPU.
-        images_scored: how many were gone through.
-        images_with_outliers: how many of those had one.
-        convergence: how the best neurons settled.
-        stopped_at: an index, if an early stop came.
-    """
-
-    search: Search
-    scores_LF: Tensor
-    images_scored: int
-    images_with_outliers: int
-    convergence: Convergence
-    stopped_at: int | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The register neurons, and how they were chosen.
-
-    Args:
-        selections: one entry a round; the last one is the choice.
-        candidates: what is known of each chosen neuron.
-    """
-
-    selections: tuple[Selection, ...]
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def shift_value(self) -> str:
-        return self.selections[-1].shift_value
-
-    @property
-    def outcome(self) -> Outcome:
-        """What the choice does to the images that chose it."""
-        return _outcome(self.selections[-1])
-
-    @property
-    def register_neurons(self) -> tuple[RegisterNeuron, ...]:
-        """By the paper's score, highest first, then by layer and neuron."""
-        return tuple(sorted(self.selections[-1].register_neurons, key=lambda n: (-n.score, n.layer, n.neuron)))
 
 
 class Stages:
@@ -104,11 +56,28 @@ class Stages:
         self.processes = self.batches.processes
         self.progress, self.say, self.limit = progress, say, BatchLimit(say)
         self.photograph_of = inputs.photograph_of
+        self.fixed_positions: tuple[Place, ...] = ()  # spikes of the position table that every twin takes away
         self._count = self.batches.expected_count()
         photographs = {self.photograph_of(place) for place in range(self._count)}
         self.num_photographs = len(photographs)
         self.is_split = self.config.top_k is None and self.num_photographs >= MIN_TO_FIX
         self._roles = Roles.of(photographs, self.config.seed)
+
+    def taking(self, fixed_positions: Sequence[Place]) -> "Stages":
+        """The same, with patched twins that take these spikes of the position table away."""
+        other = copy.copy(self)
+        other.fixed_positions = tuple(fixed_positions)
+        return other
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of all twins."""
+        return {"fixed_positions": [list(place) for place in self.fixed_positions]} if self.fixed_positions else {}
+
+    @property
+    def start(self) -> VisionTower:
+        """Where the search for neurons begins: the base model, without its spikes where these are taken away."""
+        return self.tower.patched([], **self.options) if self.fixed_positions else self.tower
 
     def images_for(self, role: str) -> ImageBatches:
         """Those that a stage sees: all of them, where there are too few to split."""
@@ -203,15 +172,15 @@ class Stages:
         intervention = self._to_select(rule)
         num_others = self.constants.selection.num_others if self.is_split else 0
         others = self.intervention("select", SCORE, rule, num_others) if num_others else None
-        ranked = self._ranked(scores, self.tower, intervention.batches)
+        ranked = self._ranked(scores, self.start, intervention.batches)
         candidates = {_pair(candidate.register_neuron): candidate for candidate in ranked}
         selection = self._selection(ranked, intervention, others)
         selections = [selection]
-        while len(selections) < self.config.rounds and _outcome(selection).outlier_ratio > gate.max_outlier_ratio:
+        while len(selections) < self.config.rounds and outcome_of(selection).outlier_ratio > gate.max_outlier_ratio:
             self.say(
-                f"{_outcome(selection).outlier_ratio:.0%} of the outliers stay, looking again on the patched model"
+                f"{outcome_of(selection).outlier_ratio:.0%} of the outliers stay, looking again on the patched model"
             )
-            patched = self.tower.patched(selection.register_neurons, shift_value=selection.shift_value)
+            patched = self.tower.patched(selection.register_neurons, shift_value=selection.shift_value, **self.options)
             again = self.inspect(patched, rule=rule)
             if not again.has_outliers:
                 break
@@ -219,7 +188,7 @@ class Stages:
             chosen = {_pair(neuron): candidates[_pair(neuron)] for neuron in selection.register_neurons}
             fresh = [candidate for candidate in more if _pair(candidate.register_neuron) not in chosen]
             following = self._selection([*chosen.values(), *fresh], intervention, others)
-            if not _outcome(following).outlier_ratio < _outcome(selection).outlier_ratio:
+            if not outcome_of(following).outlier_ratio < outcome_of(selection).outlier_ratio:
                 break
             selection = following
             selections.append(selection)
@@ -228,6 +197,10 @@ class Stages:
             selections=tuple(selections),
             candidates=tuple(candidates[_pair(neuron)] for neuron in selection.register_neurons),
         )
+
+    def are_gone(self, rule: OutlierRule, gate: GateConfig) -> bool:
+        """Whether taking the spikes away is enough, and no neuron has to be moved."""
+        return self.processes.share(self._to_select(rule).outcome([]).outlier_ratio <= gate.max_outlier_ratio)
 
     def to_verify(self, rule: OutlierRule, gate: GateConfig) -> tuple[Intervention, bool]:
         """On images that no stage has seen, if there are any with outliers; and whether one has."""
@@ -309,9 +282,7 @@ class Stages:
         """On the first images of a role, or of all for `None`, at most so many; every process has the same."""
         images = self.images_to_move(stage, role, most)
         staying_share = self.constants.inspection.staying_share
-        return Intervention(
-            self.tower, images, rule, self.limit, photograph_of=self.photograph_of, staying_share=staying_share
-        )
+        return Intervention(self.tower, images, rule, self.limit, self.options, self.photograph_of, staying_share)
 
     def images_to_move(self, stage: str, role: str | None, most: int) -> Iterable[Batch]:
         """Those of an intervention."""
@@ -339,10 +310,6 @@ class Stages:
             neurons, intervention, others=others, dense=dense, budget=self.config.budget, config=constants.selection
         )
         return self.processes.share(chosen)
-
-
-def _outcome(selection: Selection) -> Outcome:
-    return selection.per_neuron if selection.shift_value == PER_NEURON else selection.per_layer
 
 
 def _pair(neuron: RegisterNeuron) -> tuple[int, int]:

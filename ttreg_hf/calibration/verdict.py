@@ -21,7 +21,8 @@ _MEANING = {
     FIXED: "register neurons found, and moving them works",
     UNRESOLVED: "it was not shown that patching helps: do not patch",
 }
-_NOT_LOOKED_FOR = "Low-norm artifacts, and artifacts at fixed positions, are not excluded."
+_SPIKES_FOUND = "spikes of the position table found, and moving them to the register works"
+_NOT_LOOKED_FOR = "Low-norm artifacts are not excluded."
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,17 @@ def headline(verdict: str, reasons: Sequence[str]) -> str:
     return f"{verdict}: {TOO_FEW}" if verdict == UNRESOLVED and is_too_few(reasons) else verdict
 
 
-def meaning(verdict: str, looks: Sequence[Look], source: str) -> str:
+def meaning(verdict: str, looks: Sequence[Look], source: str, *, spikes_alone: bool = False) -> str:
     """What a verdict says, and what it does not say.
 
     Args:
         verdict: one of the three.
         looks: at the norms; for `clean`, at every size that was looked at.
         source: of the images, in words.
+        spikes_alone: whether no neuron is moved, and only spikes of the position table are.
     """
+    if verdict == FIXED and spikes_alone:
+        return _SPIKES_FOUND
     if verdict != CLEAN:
         return _MEANING[verdict]
     first, *others = looks

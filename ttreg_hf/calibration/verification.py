@@ -92,8 +92,8 @@ def verify(
     """Everything that is measured of a set of neurons, and the conditions of the verdict.
 
     Args:
-        intervention: on the images to verify with.
-        neurons: to move; at least one.
+        intervention: on the images to verify with; its options may name spikes of the position table.
+        neurons: to move; at least one, where there are no such spikes.
         shift_value: as the patched model will use it.
         in_sample: whether an earlier stage has seen these images.
         gate: bounds of the conditions.
@@ -152,7 +152,7 @@ def _drifts(
 ) -> tuple[FeatureDrift, ...]:
     """Moved, zeroed, as JPEG, and shifted by a patch."""
     base = intervention.tower
-    zeroed = intervention.patched(neurons, shift_value=shift_value, shift_scale=0.0)
+    zeroed = intervention.nowhere(neurons, shift_value=shift_value)
     seen = {
         "moved": Seen(patched),
         "zeroed": Seen(zeroed),
@@ -172,6 +172,6 @@ def _head_rooms(intervention: Intervention, patched: VisionTower) -> HeadRooms:
 
 
 def _layer_share(tower: VisionTower, neurons: Sequence[RegisterNeuron]) -> float:
-    """The largest over the layers."""
+    """The largest over the layers; 0 where no neuron is moved."""
     counts = Counter(neuron.layer for neuron in neurons)
-    return max(count / tower.widths[layer] for layer, count in counts.items())
+    return max((count / tower.widths[layer] for layer, count in counts.items()), default=0.0)

@@ -26,7 +26,7 @@ from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
 
-_OPTIONS = ("num_test_time_registers", "shift_fill", "shift_scale")
+_OPTIONS = ("num_test_time_registers", "shift_fill", "shift_scale", "fixed_positions")
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ def base_of_patched(
     inputs = Inputs.open(
         add_test_time_registers(model, []),  # without neurons it is the base model, bit for bit
         images,
-        dataclasses.replace(config, top_k=len(model.config.register_neurons)),
+        dataclasses.replace(config, top_k=len(model.config.register_neurons) or 1),
         processor=processor,
         run=run,
     )
     stages, batches = Stages(inputs, progress, say), inputs.batches
-    rule = _rule(stages, calibration)
+    rule = dataclasses.replace(_rule(stages, calibration), counts_fixed=bool(model.config.fixed_positions))
     options = {name: getattr(model.config, name) for name in _OPTIONS}
     shown = progress("verify", batches, batches.num_images)
     intervention = Intervention(inputs.tower, shown, rule, stages.limit, options, inputs.photograph_of)

@@ -10,6 +10,7 @@ from ttreg_hf.cli import options
 from ttreg_hf.cli.command import refuse
 from ttreg_hf.cli.inputs import model_source, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank
+from ttreg_hf.pictures.numbers import what_is_moved
 
 
 class Mode(str, Enum):
@@ -63,15 +64,22 @@ def apply(
     if result is not None and read_calibration(output).on_other_weights:
         neuron_source = f"{calibration}, not measured on these weights"
     files = [str(file) for file in checkpoint_files(output).values()]
-    count = len(patched.config.register_neurons)
-    printer.say(f"{count} register neuron{'s' if count != 1 else ''} of {model} ({neuron_source})")
+    count, places = len(patched.config.register_neurons), patched.config.fixed_positions
+    printer.say(f"{what_is_moved(patched.config.register_neurons, places)} of {model} ({neuron_source})")
     for file in files:
         printer.say(f"wrote {file}")
     printer.say("To load it:")
     for line in loading_lines(output, reads_text="text" in patched.input_modalities):
         printer.say(f"    {line}")
     printer.result(
-        {"model": model, "output": str(output), "files": files, "register_neurons": count, "mode": mode.value}
+        {
+            "model": model,
+            "output": str(output),
+            "files": files,
+            "register_neurons": count,
+            "fixed_positions": places,
+            "mode": mode.value,
+        }
     )
 
 

@@ -88,7 +88,9 @@ def calibrate(
 
 
 def _print(printer: Printer, result: "CalibrationResult") -> None:
+    from ttreg_hf.pictures.numbers import what_is_moved
     from ttreg_hf.report.constant_table import constant_table, constant_words
+    from ttreg_hf.report.position_words import position_words
     from ttreg_hf.report.verification_tables import notes_of, verification_tables
 
     printer.say(f"verdict: {result.headline} ({result.meaning})")
@@ -99,6 +101,10 @@ def _print(printer: Printer, result: "CalibrationResult") -> None:
         printer.say(f"skipped {len(bad)} unreadable {images_are}: {', '.join(bad[:_NAMED])}{more}")
     for reason in result.reasons:
         printer.say(f"because: {reason}")
+    for line in position_words(result.norms.positions):
+        printer.say(line)
+    if result.fixed_positions:
+        printer.say(f"moved: {what_is_moved(result.register_neurons, result.fixed_positions, layers=True)}")
     if result.convergence is not None:
         printer.say(
             f"scored {result.provenance.images_scored} images, {result.provenance.images_with_outliers} with "

@@ -11,6 +11,7 @@ from ttreg_hf.cli.command import REFUSED
 from ttreg_hf.cli.inputs import calibration_of, model_source, open_images, open_model, settings_of
 from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.cli.progress import progress_bars
+from ttreg_hf.pictures.numbers import what_is_moved
 
 if TYPE_CHECKING:
     from ttreg_hf.calibration.verification_run import CheckpointVerification
@@ -75,6 +76,8 @@ def verify(
             progress=progress,
             say=printer.note,
         )
+    if places := loaded.config.fixed_positions:
+        printer.say(f"moved: {what_is_moved(loaded.config.register_neurons, places, layers=True)}")
     _print(printer, found)
     printer.result(
         {

@@ -9,6 +9,7 @@ from ttreg_hf.cli import options
 from ttreg_hf.cli.inputs import calibration_of, model_source, open_model, read_calibration
 from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.known.known_checkpoint import PUBLISHED
+from ttreg_hf.pictures.numbers import what_is_moved
 
 
 def visualize(
@@ -89,6 +90,6 @@ def _check_pictures(paths: list[Path], overwrite: bool) -> None:
 def _caption(model: str, patched: Any, calibration: Path | None, *, is_own: bool) -> str:
     if patched is None:
         return f"{model}, as it is"
-    count = len(patched.config.register_neurons)
+    moved = what_is_moved(patched.config.register_neurons, patched.config.fixed_positions)
     source = "its own" if is_own else PUBLISHED if calibration is None else f"of {calibration}"
-    return f"{model}, {count} register neurons ({source})"
+    return f"{model}, {moved} ({source})"

@@ -141,7 +141,7 @@ class QuantisationErrors:
 
 def _has_neurons(model: PreTrainedModel) -> bool:
     """Whether it is anything else than a base model."""
-    return not isinstance(model, TTRegModelMixin) or bool(model.config.register_neurons)
+    return not isinstance(model, TTRegModelMixin) or model.registers.active
 
 
 def _in_rows(found: Scores, *, is_base: bool) -> Iterator[Scores]:

@@ -11,6 +11,7 @@ from ttreg_hf.measuring.image_maps import MapRecorder
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.random_neurons import random_neurons
 from ttreg_hf.measuring.recorder import Recorder
+from ttreg_hf.measuring.table_spikes import moved_nowhere, random_rows
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
@@ -60,14 +61,17 @@ def model_rows(patched: TTRegModelMixin, *, seed: int = 0) -> dict[str, PreTrain
 
     Returns:
         `base`; `patched`; `zeroed, not moved`: the token is there, its neurons are zeroed everywhere, their activation
-        goes nowhere; `random neurons`: as many others of the same layers are moved.
+        goes nowhere, and neither do spikes of the position table; `random neurons`: as many others of the same layers
+        are moved, and as many other rows of the table.
     """
-    neurons, options = patched.config.register_neurons, patching_of(patched)
+    neurons, places, options = patched.config.register_neurons, patched.config.fixed_positions, patching_of(patched)
     listed = [RegisterNeuron(layer, neuron, float("nan")) for layer, neuron in neurons]
-    (others,) = random_neurons(VisionTower.of(patched), listed, draws=1, seed=seed)
+    base = VisionTower.of(add_test_time_registers(patched, []))
+    (others,) = random_neurons(base, listed, draws=1, seed=seed)
+    (rows,) = random_rows(base, [tuple(place) for place in places], draws=1, seed=seed)
     return {
-        BASE: add_test_time_registers(patched, []),
+        BASE: base.model,
         PATCHED: add_test_time_registers(patched, neurons, **options),
-        ZEROED: add_test_time_registers(patched, neurons, **zeroing_of(patched)),
-        RANDOM: add_test_time_registers(patched, others, **options),
+        ZEROED: moved_nowhere(base, neurons, zeroing_of(patched)).model,
+        RANDOM: add_test_time_registers(patched, others, **options | {"fixed_positions": rows}),
     }

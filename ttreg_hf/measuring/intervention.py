@@ -1,5 +1,6 @@
 """Moves neurons and measures what that does: a base model and patched twins on the same images."""
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.patched_twin import PatchedTwin
 from ttreg_hf.measuring.photographs import PhotographOf, own_photograph
 from ttreg_hf.measuring.population_config import STAYING_SHARE
+from ttreg_hf.measuring.position_report import Place
+from ttreg_hf.measuring.table_spikes import moved_nowhere
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -91,6 +94,22 @@ class Intervention:
         return Intervention(
             self.tower, batches, self.rule, self.limit, self.options, self.photograph_of, self.staying_share
         )
+
+    @property
+    def fixed_positions(self) -> tuple[Place, ...]:
+        """Spikes of the position table that all twins take away."""
+        return tuple((row, column) for row, column in self.options.get("fixed_positions", ()))
+
+    def taking(self, fixed_positions: Sequence[Place]) -> "Intervention":
+        """The same base model on the same images, with twins that take away these spikes instead."""
+        other = copy.copy(self)
+        other.__dict__.pop("_twin", None)
+        other.options = {**self.options, "fixed_positions": [list(place) for place in fixed_positions]}
+        return other
+
+    def nowhere(self, neurons: Sequence[RegisterNeuron], *, shift_value: str) -> VisionTower:
+        """A twin that takes the same away and moves it nowhere: neurons are zeroed, the extra token is empty."""
+        return moved_nowhere(self.tower, neurons, {**self.options, "shift_value": shift_value, "shift_scale": 0.0})
 
     @functools.cached_property
     def _twin(self) -> PatchedTwin:

@@ -42,6 +42,8 @@ class OutlierRule:
         detect_on_prefix: whether prefix tokens count.
         fixed_positions: patches that are above it in every image, and are no outliers of the images' making.
         content: which tokens above it are content; `None`: no such exception.
+        counts_fixed: whether those at fixed positions count, because there is something to take them away; then they
+            are never content.
     """
 
     detection_layer: int
@@ -49,6 +51,12 @@ class OutlierRule:
     detect_on_prefix: bool = False
     fixed_positions: tuple[int, ...] = ()
     content: Content | None = None
+    counts_fixed: bool = False
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """The fixed positions, where they do not count."""
+        return () if self.counts_fixed else self.fixed_positions
 
     def outliers(self, recording: Recording, layout: TokenLayout, row: int) -> Tensor:
         """`(B, T)` bool.
@@ -76,8 +84,9 @@ class OutlierRule:
     def without_exceptions(self, above_BN: Tensor, embedding_norms_BN: Tensor, norms_BN: Tensor) -> Tensor:
         """Patches above the threshold, less those at fixed positions and those that are content; `(B, N)` bool."""
         kept_BN = above_BN.clone()
-        if self.fixed_positions:
-            kept_BN[:, torch.tensor(self.fixed_positions, device=kept_BN.device)] = False
         if self.content is not None:
             kept_BN &= ~self.content.is_content(embedding_norms_BN, norms_BN)
+        if self.fixed_positions:
+            fixed = torch.tensor(self.fixed_positions, device=kept_BN.device)
+            kept_BN[:, fixed] = above_BN[:, fixed] if self.counts_fixed else False
         return kept_BN

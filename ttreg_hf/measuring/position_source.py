@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttreg_hf.known.position_table import position_table
 from ttreg_hf.measuring.position_config import PositionConfig
 from ttreg_hf.measuring.position_maps import table_report
 from ttreg_hf.measuring.position_report import (
@@ -21,7 +22,6 @@ from ttreg_hf.measuring.position_report import (
     PositionSource,
     stage_name,
 )
-from ttreg_hf.measuring.position_table import position_table
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 

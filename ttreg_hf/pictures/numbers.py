@@ -1,6 +1,7 @@
 """Numbers as people read them: in pictures, tables, cards and on the terminal."""
 
-from typing import SupportsFloat
+from collections.abc import Collection
+from typing import Any, SupportsFloat
 
 
 def percent(share: SupportsFloat) -> str:
@@ -16,6 +17,23 @@ def short_number(value: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Such as `1 image` and `2 images`."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def what_is_moved(register_neurons: Collection[Any], fixed_positions: Collection[Any], *, layers: bool = False) -> str:
+    """Such as `2 register neurons in 1 layer and 3 spikes of the position table`.
+
+    Args:
+        register_neurons: that begin with their layer.
+        fixed_positions: rows of the table.
+        layers: whether to say in how many layers the neurons are.
+    """
+    parts = []
+    if register_neurons or not fixed_positions:
+        in_layers = f" in {counted(len({layer for layer, *_ in register_neurons}), 'layer')}" if layers else ""
+        parts.append(f"{counted(len(register_neurons), 'register neuron')}{in_layers}")
+    if fixed_positions:
+        parts.append(f"{counted(len(fixed_positions), 'spike')} of the position table")
+    return " and ".join(parts)
 
 
 def interval_text(bounds: tuple[float, float] | None) -> str:

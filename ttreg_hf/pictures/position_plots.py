@@ -77,7 +77,8 @@ def _draw_stages(axes: Axes, positions: PositionReport) -> None:
         axes.plot(stages, position.ratios, color=_LINE, linewidth=1.4, alpha=0.7)
         axes.plot(position.begins - 1, position.ratios[position.begins], marker="o", color=_MARK, markersize=6)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min(1.0, *(min(position.ratios) for position in fixed)))
+    lowest, highest = (end(end(position.ratios) for position in fixed) for end in (min, max))
+    axes.set_ylim(min(1.0, lowest), 1.25 * highest)  # a dot on the highest line is drawn whole
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=10))
     axes.yaxis.set_minor_locator(NullLocator())

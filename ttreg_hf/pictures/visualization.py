@@ -170,7 +170,7 @@ def patched_form(model: PreTrainedModel, register_neurons: Any = None) -> Any:
     if register_neurons is not None:
         return add_test_time_registers(model, register_neurons)
     if isinstance(model, TTRegModelMixin):
-        return model if model.config.register_neurons else None
+        return model if model.config.register_neurons or model.config.fixed_positions else None
     known = known_checkpoint(base_name(model))
     return add_test_time_registers(model) if known is not None and known.register_neurons else None
 

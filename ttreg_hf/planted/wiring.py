@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttreg_hf.measuring.position_table import position_table
+from ttreg_hf.known.position_table import position_table
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.families import (
     blocks_of_trunk,

@@ -19,7 +19,7 @@ from ttreg_hf.evaluation.evaluation_result import Evaluation
 from ttreg_hf.known.checkpoints import known_checkpoint
 from ttreg_hf.known.install_spec import install_hint
 from ttreg_hf.loading import is_hub_id
-from ttreg_hf.pictures.numbers import counted
+from ttreg_hf.pictures.numbers import what_is_moved
 from ttreg_hf.report.constant_table import constant_table
 from ttreg_hf.report.evaluation_table import card_results, endpoint_sentence, evaluation_table
 from ttreg_hf.report.quantisation_words import quantisation_words
@@ -77,8 +77,7 @@ def model_card(
         space: the Space that shows it.
     """
     base, is_constant = _public_base(config), config.test_time_register_mode == CONSTANT
-    layers = len({layer for layer, _ in config.register_neurons})
-    neurons = f"{counted(len(config.register_neurons), 'register neuron')} in {counted(layers, 'layer')}"
+    neurons = what_is_moved(config.register_neurons, config.fixed_positions, layers=True)
     architecture = (config.architectures or ["Model"])[0]
     stock_class = architecture.replace("TTReg", "")
     auto_class, task, output = _head(config, architecture)
@@ -99,6 +98,8 @@ def model_card(
         neurons=neurons,
         options=f"`shift_value={config.shift_value}`, `shift_fill={config.shift_fill}`, "
         f"`shift_scale={config.shift_scale}`",
+        moves_neurons=bool(config.register_neurons),
+        spikes=f"`fixed_positions={config.fixed_positions}`" if config.fixed_positions else "",
         registers=config.num_test_time_registers,
         constant_from=config.constant_first_layer if is_constant else None,
         repo_id=_escaped(repo_id),

@@ -106,17 +106,14 @@ def make_checkpoint(
         model, processor = source.model(), source.processor()
         check_space(folder, model.get_memory_footprint())
         neurons: Any = calibration
-        shift_value = None
+        options: dict[str, Any] = {}
         if calibration is not None:
             check_verdict(found := calibration.beside(model), force=force, mode=mode)
             if found.on_other_weights:
-                neurons, shift_value = found.register_neurons, found.shift_value
+                neurons = found.register_neurons
+                options = {"shift_value": found.shift_value, "fixed_positions": found.fixed_positions}
         patched = add_test_time_registers(
-            model,
-            neurons,
-            shift_value=shift_value,
-            test_time_register_mode=mode,
-            base_model_revision=source.commit(),
+            model, neurons, **options, test_time_register_mode=mode, base_model_revision=source.commit()
         )
         if processor is not None:
             write_before_after(

@@ -121,7 +121,12 @@ def record_calibrated_switch(
     """The neuron switch of the base model that was calibrated."""
     return record_switch(
         model,
-        add_test_time_registers(model, result.register_neurons, shift_value=result.shift_value),
+        add_test_time_registers(
+            model,
+            result.register_neurons,
+            shift_value=result.shift_value,
+            fixed_positions=result.fixed_positions,
+        ),
         photographs_to_show(model, batches, result),
         batches.processor,
         detection_layer=result.norms.detection_layer,

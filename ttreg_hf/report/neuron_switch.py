@@ -17,6 +17,7 @@ from ttreg_hf.images.batch import Batch
 from ttreg_hf.images.progress import Progress, silent
 from ttreg_hf.measuring.image_maps import ImageMaps, MapRecorder
 from ttreg_hf.measuring.random_neurons import random_neurons
+from ttreg_hf.measuring.table_spikes import moved_nowhere, random_rows
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.pictures.colours import pca_colours
@@ -33,7 +34,8 @@ class State:
     """How the model is run.
 
     Args:
-        kind: `"base"`, `"zeroed"` (not moved), `"random"` (others of the same layers, moved) or `"moved"`.
+        kind: `"base"`, `"zeroed"` (not moved), `"random"` (others of the same layers, moved) or `"moved"`. Spikes of
+            the position table are taken away in all but the first, other rows of it in `"random"`.
         num_neurons: how many.
     """
 
@@ -77,6 +79,7 @@ class NeuronSwitch:
         detection_layer: block that tells outliers; one of `norm_layers`.
         has_cls: whether the attention is what CLS gives, or what patches receive.
         note: about the model, for those who look.
+        num_spikes: of the position table, that all states but the base model take away.
     """
 
     states: tuple[State, ...]
@@ -86,6 +89,7 @@ class NeuronSwitch:
     detection_layer: int
     has_cls: bool
     note: str = ""
+    num_spikes: int = 0
 
 
 def record_switch(
@@ -132,15 +136,17 @@ def record_switch(
         detection_layer=detection_layer,
         has_cls=by_image[0][0].has_cls,
         note=note,
+        num_spikes=0 if patched is None else len(patched.registers.config.fixed_positions),
     )
 
 
 def states_to_show(patched: TTRegModelMixin | None) -> tuple[State, ...]:
     """The states that `record_switch` records."""
-    num_neurons = 0 if patched is None else len(patched.registers.config.register_neurons)
-    if num_neurons == 0:
+    config: Any = None if patched is None else patched.registers.config
+    if config is None or not (config.register_neurons or config.fixed_positions):
         return (State(BASE, 0),)
-    moved = (State(MOVED, count) for count in counts_to_show(num_neurons)[1:])
+    num_neurons = len(config.register_neurons)
+    moved = (State(MOVED, count) for count in counts_to_show(num_neurons)[1:] or [0])
     return State(BASE, 0), State(ZEROED, num_neurons), State(RANDOM, num_neurons), *moved
 
 
@@ -195,8 +201,13 @@ def _twins(
         if patched is None or state.kind == BASE:
             yield state, base
             continue
-        options = zeroing_of(patched) if state.kind == ZEROED else patching_of(patched)
+        tower, options = VisionTower.of(base), patching_of(patched)
         neurons = [RegisterNeuron(*pair) for pair in patched.registers.config.register_neurons]
+        if state.kind == ZEROED:
+            yield state, moved_nowhere(tower, neurons, zeroing_of(patched)).model
+            continue
         if state.kind == RANDOM:
-            (neurons,) = random_neurons(VisionTower.of(base), neurons, draws=1, seed=seed)
+            (neurons,) = random_neurons(tower, neurons, draws=1, seed=seed)
+            places = [(row, column) for row, column in options["fixed_positions"]]
+            (options["fixed_positions"],) = random_rows(tower, places, draws=1, seed=seed)
         yield state, add_test_time_registers(base, neurons[: state.num_neurons], **options)

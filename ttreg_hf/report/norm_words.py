@@ -34,12 +34,12 @@ def in_words(norms: NormReport, *, is_given: bool) -> list[str]:
             f"{norms.photographs_with_outliers} of {photographs} exceed it, but {largest}: that is an "
             "ordinary spread, not outlier tokens.",
         ]
-    found = "No outlier tokens seen" if is_given else f"The norms of block {block} show no outlier tokens"
+    no = "no others" if norms.fixed_position_share else "no outlier tokens"
+    found = f"N{no[1:]} seen" if is_given else f"The norms of block {block} show {no}"
     lines.append(f"{found} in {photographs}; {largest}.")
     bound = 100 * largest_share(norms.num_photographs)
     lines.append(
-        f"At 95 %, fewer than {bound:.1f} % of such photographs have one; low-norm artifacts, and artifacts at fixed "
-        "positions, are not excluded."
+        f"At 95 %, fewer than {bound:.1f} % of such photographs have one; low-norm artifacts are not excluded."
     )
     return lines
 
@@ -47,7 +47,8 @@ def in_words(norms: NormReport, *, is_given: bool) -> list[str]:
 def next_step(norms: NormReport, model: str) -> str:
     """What to do now; `model` as it was named on the command line."""
     if norms.shows_outliers or norms.fixed_position_share:
-        return f"ttreg calibrate {model} --output CALIBRATION"
+        fixed = "  # what makes those at the same places is looked for too" if norms.fixed_position_share else ""
+        return f"ttreg calibrate {model} --output CALIBRATION{fixed}"
     if norms.num_photographs < MIN_CLEAN:
         return f"look at {MIN_CLEAN} photographs or more (`--dataset`, `--num-images`): so few may miss outliers."
     return "nothing to do."

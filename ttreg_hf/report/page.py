@@ -14,6 +14,7 @@ from ttreg_hf.report import tables
 from ttreg_hf.report.constant_table import constant_table, constant_words
 from ttreg_hf.report.head_room_table import head_room_table
 from ttreg_hf.report.neuron_switch import NeuronSwitch
+from ttreg_hf.report.position_words import position_words
 from ttreg_hf.report.switch_data import switch_data
 from ttreg_hf.report.table import Table
 from ttreg_hf.report.verification_tables import notes_of, verification_tables
@@ -43,6 +44,7 @@ def render_page(result: CalibrationResult, switch: NeuronSwitch | None, figures:
             result=result,
             headline=result.headline,
             meaning=result.meaning,
+            positions=position_words(result.norms.positions),
             model=result.provenance.model.rstrip("/").split("/")[-1],
             summary=_summary(result),
             switch=switch,
@@ -99,6 +101,9 @@ def _summary(result: CalibrationResult) -> list[tuple[str, str]]:
         layers = counted(len({neuron.layer for neuron in result.register_neurons}), "layer")
         neurons, noun = counted(len(result.register_neurons), "register neuron").split(" ", 1)
         numbers.append((neurons, f"{noun} in {layers}"))
+    if result.fixed_positions:
+        number, noun = counted(len(result.fixed_positions), "spike").split(" ", 1)
+        numbers.append((number, f"{noun} of the position table"))
     if verification is not None:
         before, after = verification.outlier_fraction_before, verification.outlier_fraction_after
         numbers.append((f"{percent(before)} → {percent(after)}", "of the patches are outliers"))

@@ -58,6 +58,7 @@ def switch_data(switch: NeuronSwitch, norm_threshold: float | None) -> dict[str,
     return {
         "states": [{"kind": state.kind, "neurons": state.num_neurons} for state in switch.states],
         "counts": [0, *(state.num_neurons for state in switch.states if state.kind == MOVED)],
+        "spikes": switch.num_spikes,
         "maps": maps,
         "cosines": _colours("cosines"),
         "photographs": [

@@ -12,7 +12,7 @@ from ttreg_hf.report.neuron_switch import NeuronSwitch, Photograph, State
 from ttreg_hf.writing import write_file
 
 SWITCH_FILE = "switch.safetensors"
-_FORMAT = 2
+_FORMAT = 3
 
 
 def save_switch(switch: NeuronSwitch, directory: str | Path) -> Path:
@@ -61,6 +61,7 @@ def load_switch(directory: str | Path) -> NeuronSwitch | None:
             detection_layer=described["detection_layer"],
             has_cls=described["has_cls"],
             note=described["note"],
+            num_spikes=described["num_spikes"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -84,7 +84,7 @@
     if (!show || show.value === "base") return 0;
     const count = data.counts[moved.value];
     if (show.value !== "moved") return data.states.findIndex((state) => state.kind === show.value);
-    return count === 0 ? 0 : data.states.findIndex((state) => state.kind === "moved" && state.neurons === count);
+    return Number(moved.value) === 0 ? 0 : data.states.findIndex((state) => state.kind === "moved" && state.neurons === count);
   }
 
   function stateOf(element) {
@@ -92,12 +92,16 @@
   }
 
   function wordsFor(state) {
-    const neurons = `${state.neurons} ${state.neurons === 1 ? "neuron" : "neurons"}`;
+    const counted = (number, noun) => (number ? [`${number} ${noun}${number === 1 ? "" : "s"}`] : []);
+    const neurons = counted(state.neurons, "neuron");
+    const rows = (what) => counted(data.spikes, what).map((rows) => `${rows} of the position table`);
+    const same = [...neurons, ...rows("spike")].join(" and ");
+    const others = [...neurons.map((some) => `${some} of the same layers`), ...rows("other row")].join(" and ");
     return {
       base: "The base model.",
-      zeroed: `Control: the same ${neurons} zeroed on the patches, not moved.`,
-      random: `Control: ${neurons} of the same layers, drawn at random, moved to the register.`,
-      moved: `${neurons} moved to the register, strongest first.`,
+      zeroed: `Control: the same ${same} zeroed on the patches, not moved.`,
+      random: `Control: ${others}, drawn at random, moved to the register.`,
+      moved: `${same} moved to the register${state.neurons ? ", strongest first" : ""}.`,
     }[state.kind];
   }
 
@@ -167,7 +171,7 @@
     if (photo.length && asked.get("photo") in data.photographs) photo.value = asked.get("photo");
     if (show) {
       if (["base", "zeroed", "random", "moved"].includes(asked.get("show"))) show.value = asked.get("show");
-      const place = data.counts.indexOf(Number(asked.get("moved") ?? NaN));
+      const place = data.counts.lastIndexOf(Number(asked.get("moved") ?? NaN));
       if (place >= 0) moved.value = place;
     }
     for (const [name, map] of Object.entries(data.maps))
