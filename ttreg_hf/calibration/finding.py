@@ -95,7 +95,7 @@ def find(
     tried = None
     if _can_be_tried(stages, inspection):
         tried = _counting_fixed(stages, inspection, positions, gate, early_stop)
-        if tried.verdict == FIXED:
+        if stages.processes.share(tried.verdict == FIXED):  # all go the same way from here
             return tried
         if _spikes(positions) and (why := why_not_taken(stages.tower.trunk)):
             tried = dataclasses.replace(tried, reasons=(*tried.reasons, f"{_NOT_TAKEN}: {why}."))
@@ -197,7 +197,7 @@ def _verified(
         found,
         choice,
     )
-    if finding.verdict != FIXED or not neurons:
+    if stages.processes.share(finding.verdict != FIXED or not neurons):
         return finding
     constant_mode, constants = stages.measure_constants(to_verify, neurons, shift_value=shift_value, gate=gate)
     return dataclasses.replace(finding, constant_mode=constant_mode, constants=constants)
