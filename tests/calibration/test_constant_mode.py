@@ -10,7 +10,7 @@ from benchmarks.planted_kinds import make_known_model
 from ttreg_hf.applying import add_test_time_registers, constants_of
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
-from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
 from ttreg_hf.calibration.constant_mode import CONSTANT, MEAN_PATCH, RANDOM, SHUFFLED, TOKEN, ZEROED
 from ttreg_hf.calibration.gate import GateCheck
 from ttreg_hf.calibration.verification_run import verify_patched
@@ -122,6 +122,14 @@ def test_a_model_that_needs_no_patching_has_no_rows():
     assert result.verdict != "fixed"
     assert result.constant_mode is None
     assert result.constants is None
+
+
+def test_a_gate_that_does_not_ask_for_rows_gets_the_same_verdict_without_them():
+    known, result = _found("siglip")
+    images, config = synthetic_images(COUNT, seed=20_000), CalibrationConfig(num_images=COUNT)
+    found = calibrate(known.model, images, config=config, gate=GateConfig(constant_mode=False))
+    assert (found.constant_mode, found.constants) == (None, None)
+    assert (found.verdict, found.register_neurons) == (result.verdict, result.register_neurons)
 
 
 def test_constant_mode_that_does_not_keep_its_bounds_is_refused_and_can_be_forced():

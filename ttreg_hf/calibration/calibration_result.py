@@ -58,8 +58,8 @@ class CalibrationResult:
         provenance: where this comes from.
         outlier_rule: which tokens counted as outliers, exceptions included.
         looks: at the norms, at the images' size; before `clean` also at the size of the model's training.
-        constant_mode: the rows of constant mode, beside the token; `None` unless neurons are moved and the verdict is
-            `"fixed"`.
+        constant_mode: the rows of constant mode, beside the token; `None` unless neurons are moved, the verdict is
+            `"fixed"`, and the gate asked for it.
         constants: what the attentions of the last layers read in constant mode, `(L - l, D)`; `None` if not measured.
         on_other_weights: whether it lies beside a checkpoint with other weights than those that were measured: then it
             says nothing about that checkpoint.

@@ -111,6 +111,7 @@ class GateConfig:
         num_images: images that the verdict rests on, at most; more, where fewer than eight photographs among them
             have an outlier token.
         random_draws: sets of random neurons that are moved to compare with.
+        constant_mode: whether a result of `fixed` comes with the rows of constant mode, measured beside the token.
     """
 
     max_outlier_ratio: float = 0.1
@@ -121,6 +122,7 @@ class GateConfig:
     max_layer_share: float = 0.25
     num_images: int = 48
     random_draws: int = 10
+    constant_mode: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -197,7 +197,7 @@ def _verified(
         found,
         choice,
     )
-    if stages.processes.share(finding.verdict != FIXED or not neurons):
+    if stages.processes.share(finding.verdict != FIXED or not (neurons and gate.constant_mode)):
         return finding
     constant_mode, constants = stages.measure_constants(to_verify, neurons, shift_value=shift_value, gate=gate)
     return dataclasses.replace(finding, constant_mode=constant_mode, constants=constants)
