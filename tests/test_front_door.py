@@ -1,6 +1,7 @@
 """What `import ttreg_hf` brings, and what it leaves until it is used."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from families import CASES
 from modeling.laws import patched_model
+from warm import run_warm
 
 import ttreg_hf
 from ttreg_hf import modeling
@@ -60,10 +62,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fresh(code: str, *arguments: object) -> dict[str, Any]:
-    """What a fresh interpreter tells."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def _said(child: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1])
 
@@ -71,7 +70,8 @@ def fresh(code: str, *arguments: object) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def told(checkpoint: Path) -> dict[str, Any]:
     """What a fresh interpreter has imported, step by step."""
-    return fresh(CHILD, checkpoint, *LATE)
+    command = [sys.executable, "-c", CHILD, str(checkpoint), *LATE]
+    return _said(subprocess.run(command, capture_output=True, text=True, timeout=120))
 
 
 def test_every_exported_name_is_there():
@@ -94,4 +94,5 @@ def test_a_checkpoint_brings_its_own_family_alone(told):
 
 
 def test_a_checkpoint_loads_without_the_flag_where_transformers_was_imported_first(checkpoint):
-    assert fresh(TRANSFORMERS_FIRST, checkpoint) == {"model": "ViTTTRegModel", "config": "ViTTTRegConfig"}
+    child = run_warm(TRANSFORMERS_FIRST, checkpoint, env=os.environ, cwd=checkpoint.parent)
+    assert _said(child) == {"model": "ViTTTRegModel", "config": "ViTTTRegConfig"}

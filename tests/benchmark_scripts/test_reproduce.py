@@ -11,24 +11,23 @@ from typing import Any
 
 import pytest
 from local_hub import LocalHub
+from warm import run_warm
 
 from benchmark_scripts import zoo
 from ttreg_hf.planted import planted_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 TARGETS = 6
+RUN = """import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def _run(hub: LocalHub, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--output", str(folder / "found"), "--device", "cpu", "--num-images", "48"]
-    return subprocess.run(
-        [*command, "--dataset", str(folder / "pictures"), *map(str, arguments)],
-        env=hub.environment(folder / "cache"),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    options = ["--output", folder / "found", "--device", "cpu", "--num-images", "30", "--dataset", folder / "pictures"]
+    environment = hub.environment(folder / "cache")
+    return run_warm(RUN, SCRIPT, *options, *arguments, env=environment, cwd=folder, timeout=500)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -47,7 +46,7 @@ class First:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
     folder = tmp_path_factory.mktemp("zoo")
-    zoo.save_pictures(folder / "pictures", 48)
+    zoo.save_pictures(folder / "pictures", 30)
     with LocalHub() as hub:
         zoo.fill(hub)
         yield First(hub, folder, _run(hub, folder))

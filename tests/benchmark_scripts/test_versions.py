@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from benchmarks import exchange
 from benchmarks.planted_kinds import FAMILIES
 from families import BARE_CASES
 from modeling.laws import patched_model
+from warm import run_warm
 
 from ttreg_hf import modeling
 
@@ -25,15 +24,7 @@ REMEDY = "Test-time registers need it: `pip install -U transformers`."
 
 
 def _ends_with(source, *arguments):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    child = subprocess.run(
-        [sys.executable, "-c", AS_IF_OLD + source, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
+    child = run_warm(AS_IF_OLD + source, *arguments, env={**os.environ, "HF_HUB_OFFLINE": "1"}, cwd=Path.cwd())
     assert child.returncode == 1
     return child.stderr
 

@@ -1,8 +1,7 @@
 """A stand-in for the Hugging Face Hub: real HTTP on 127.0.0.1, reached through the real `huggingface_hub` client.
 
     with LocalHub() as hub:
-        environment = hub.environment(cache_dir, token=hub.token)
-        subprocess.run([sys.executable, "-c", source], env=environment, check=True)
+        print(hub.run_python(source, cache_dir, token=hub.token))
         assert "config.json" in hub.files("org/vit")
 
 It shows what the client sends and how the client reacts, not that the real Hub behaves the same. Simplified on

@@ -1,12 +1,11 @@
 """The front door of the stand-in: start it, look into it, break it, and send child processes to it."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 import pytest
+from warm import run_warm
 
 from local_hub.faults import Drop, Failure, Fault
 from local_hub.gitattributes import belongs_in_lfs, new_repository
@@ -80,20 +79,13 @@ class LocalHub:
     def run_python(
         self, source: str, cache_dir: str | os.PathLike[str], *, token: str | None = None, offline: bool = False
     ) -> str:
-        """Run `source` in a fresh interpreter whose Hub is this one, in `cache_dir`; returns what it prints.
+        """Run `source` in a process of its own whose Hub is this one, in `cache_dir`; returns what it prints.
 
         Raises:
             RuntimeError: it failed; the message ends with its error output.
         """
         os.makedirs(cache_dir, exist_ok=True)
-        child = subprocess.run(
-            [sys.executable, "-c", source],
-            env=self.environment(cache_dir, token=token, offline=offline),
-            cwd=cache_dir,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        child = run_warm(source, env=self.environment(cache_dir, token=token, offline=offline), cwd=cache_dir)
         if child.returncode != 0:
             raise RuntimeError(f"the child process ended with {child.returncode}:\n{child.stderr}")
         return child.stdout

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 import tokenize
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 import transformers
 from families import BARE_CASES, CASES, PIXIO_BACKBONE, images, inputs
+from warm import run_warm
 
 import ttreg_hf.modeling
 from modeling.laws import assert_equal_outputs, flat_tensors, patched_class, patched_model
@@ -83,7 +83,7 @@ def _outputs(model):
 
 @pytest.fixture(scope="module")
 def strangers(tmp_path_factory):
-    """Every case saved, and loaded by one fresh interpreter that has no ttreg_hf; folders and its report."""
+    """Every case saved, and loaded by one other process that has no ttreg_hf; folders and its report."""
     root = tmp_path_factory.mktemp("strangers")
     folders = {}
     for case in CASES:
@@ -95,15 +95,7 @@ def strangers(tmp_path_factory):
     jobs = json.dumps([[str(folders[case.name]), _loader(case).__name__] for case in CASES])
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, jobs],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
+    child = run_warm(CHILD, jobs, env=environment, cwd=root)
     assert child.returncode == 0, child.stderr
     return folders, json.loads((root / "report.json").read_text(encoding="utf-8"))
 

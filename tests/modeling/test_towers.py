@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from outer_models import IMAGE_TOKEN, OUTER_MODELS, outer_models_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import logging
+from warm import run_warm
 
 import ttreg_hf
 from modeling.laws import assert_equal_outputs, flat_tensors
@@ -193,7 +192,7 @@ def test_a_checkpoint_with_the_towers_old_names_loads_in_full(name, tmp_path):
 
 @pytest.fixture(scope="module")
 def at_a_strangers(tmp_path_factory):
-    """Each model patched, saved, and loaded by one interpreter that has no `ttreg_hf`: folder, outputs here."""
+    """Each model patched, saved, and loaded by one process that has no `ttreg_hf`: folder, outputs here."""
     root = tmp_path_factory.mktemp("strangers")
     found = {}
     for name, outer in OUTER_MODELS.items():
@@ -202,14 +201,8 @@ def at_a_strangers(tmp_path_factory):
         found[name] = folder, _outputs(name, _patched(name))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, probe.__file__, *(str(folder) for folder, _ in found.values())],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=root,
-        timeout=240,
-    )
+    folders = [folder for folder, _ in found.values()]
+    child = run_warm(CHILD, probe.__file__, *folders, env=environment, cwd=root)
     assert child.returncode == 0, child.stderr
     return found
 

@@ -1,12 +1,12 @@
 """`from_pretrained` with a quantisation of torchao: a patched checkpoint is quantised while it is loaded."""
 
 import copy
-import subprocess
-import sys
+import os
 
 import pytest
 import torch
 from transformers import AutoModel, TorchAoConfig
+from warm import run_warm
 
 from ttreg_hf import add_test_time_registers
 from ttreg_hf.measuring.linear_ranges import linear_layers
@@ -58,7 +58,7 @@ def test_a_stranger_loads_a_patched_checkpoint_quantised(known, checkpoint):
     """On and off it gives what the patched model and the base model give, quantised by torchao itself."""
     home, pixels = checkpoint.parent, known.sample[:4]
     torch.save(pixels, home / "pixels.pt")
-    ended = subprocess.run([sys.executable, "-c", STRANGER], cwd=home, capture_output=True, text=True, timeout=300)
+    ended = run_warm(STRANGER, env=os.environ, cwd=home)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.split() == ["Dinov2TTRegModel", "Int8Tensor"]
     found, base = (torch.load(home / f"{name}.pt") for name in ("found", "base"))
