@@ -4,8 +4,6 @@ The ids that pages name are tiny models there: a planted DINOv2, a wide one that
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from local_hub import LocalHub
 from outer_models import OUTER_MODELS
 from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, PreTrainedModel
+from warm import run_warm
 
 from docs.pages import NAMES, PAGES, blocks
 from ttreg_hf.planted import planted_model, synthetic_images
@@ -103,9 +102,7 @@ def outcomes(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 def _run(source: str, folder: Path, hub: LocalHub) -> None:
     environment = hub.environment(folder / "cache", token=hub.token)
-    child = subprocess.run(
-        [sys.executable, "-c", source], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
-    )
+    child = run_warm(source, env=environment, cwd=folder, timeout=900)
     assert child.returncode == 0, child.stderr
 
 
