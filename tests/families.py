@@ -255,6 +255,14 @@ FAMILIES = [
 ]
 CASES = [Case(family, head) for family in FAMILIES for head in family.heads]
 BARE_CASES = [case for case in CASES if case.is_bare]
+# every family, and one of each kind of head
+_ENDINGS = ("ForImageClassification", "WithTeacher", "Backbone", "WithProjection", "Model")
+ONE_OF_EACH_HEAD = {
+    next(ending for ending in _ENDINGS if case.stock_class.__name__.endswith(ending)): case
+    for case in reversed(CASES)
+    if not case.is_bare
+}
+LAW_CASES = [case for case in CASES if case.is_bare or case in ONE_OF_EACH_HEAD.values()]
 # one family for each mechanism, for tests that are not about the family: fused queries, gated MLPs, RoPE, masks made
 # of the patches, two classes around one trunk, an output of patches only, pooling heads
 _ONE_OF_EACH = ("dinov2", "dinov2-swiglu", "dinov3", "vit", "siglip", "siglip2", "clip", "blip", "smolvlm", "radio")

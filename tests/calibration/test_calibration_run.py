@@ -12,7 +12,7 @@ import torch
 from benchmarks import planted_kinds
 from benchmarks.planted_kinds import make_known_model
 from brief import BRIEF, calibrate_briefly
-from families import BARE_CASES, CASES, TINY_TEXT, Case, images
+from families import BARE_CASES, ONE_OF_EACH_HEAD, TINY_TEXT, Case, images
 from PIL import Image
 from torch import Tensor, nn
 from transformers import BeitConfig, BeitModel, BitImageProcessorPil, ResNetConfig, ResNetModel
@@ -42,7 +42,6 @@ MATRIX = [
     for (turn, family), (place, layout) in itertools.product(enumerate(FAMILIES), enumerate(LAYOUTS))
 ]
 ENOUGH = MIN_TO_FIX  # photographs for the verdict `fixed`
-ENDINGS = ("ForImageClassification", "WithTeacher", "Backbone", "WithProjection", "Model")  # of heads
 UNREACHABLE = 1e6  # no norm of a tiny model is above it
 DINOV2 = BARE_CASES[0]
 
@@ -535,15 +534,11 @@ def test_photographs_without_a_processor_are_refused():
         calibrate_briefly(DINOV2.stock_model(), [Image.new("RGB", (16, 16))])
 
 
-# one of each kind of head, around families that models can be planted in
-AROUND_PLANTED = {
-    next(ending for ending in ENDINGS if case.stock_class.__name__.endswith(ending)): case
-    for case in CASES
-    if not case.is_bare and case.family.name in planted_kinds.FAMILIES
-}
+# in these families models can be planted
+AROUND_PLANTED = [case for case in ONE_OF_EACH_HEAD.values() if case.family.name in planted_kinds.FAMILIES]
 
 
-@pytest.mark.parametrize("case", AROUND_PLANTED.values(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", AROUND_PLANTED, ids=lambda case: case.name)
 def test_a_head_or_a_second_tower_does_not_hide_the_planted_neurons(case):
     """Classifiers, backbones and models with a text tower, around a planted trunk."""
     kinds = ("use_swiglu_ffn", "use_gated_mlp", "num_register_tokens")

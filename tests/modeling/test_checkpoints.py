@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from modeling.laws import assert_equal_outputs, down_projection, patched_class, patched_model, run
 from ttreg_hf import modeling
 
-HEADS = [case for case in CASES if not (case.is_bare or case.has_two_towers)]  # made on a bare checkpoint
+WITH_HEADS = [case for case in CASES if not case.is_bare]
+HEADS = [case for case in WITH_HEADS if not case.has_two_towers]  # made on a bare checkpoint
 CLASSIFIERS = [case for case in CASES if case.stock_class.__name__.endswith("ForImageClassification")]
 KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 # names before transformers 5.20 (DINOv2), 5.14 (ViT) and 5.6 (CLIP), by the model type of the tower
@@ -98,12 +99,6 @@ def _load(cls, folder, **options):
     return model, {kind: sorted(map(str, info[kind])) for kind in KINDS if info[kind]}
 
 
-@pytest.fixture
-def old_folder(every_case, tmp_path):
-    stock = every_case.stock_model()
-    return _save(tmp_path / "old", stock, _old_layout(every_case, stock.state_dict()))
-
-
 def test_saved_tensors_have_the_stock_models_names_and_values(every_case, tmp_path):
     stock = every_case.stock_model()
     stock.save_pretrained(tmp_path / "stock")
@@ -129,35 +124,37 @@ def test_the_stock_class_reads_a_patched_checkpoint(every_case, tmp_path):
     assert_equal_outputs(run(loaded, images()), run(stock, images()))
 
 
-def test_a_stock_checkpoint_loads_with_neurons_given(every_case, tmp_path):
-    stock = every_case.stock_model()
+def test_a_stock_checkpoint_loads_with_neurons_given(bare_case, tmp_path):
+    stock = bare_case.stock_model()
     stock.save_pretrained(tmp_path)
-    loaded, problems = _load(patched_class(modeling, every_case), tmp_path, register_neurons=NEURONS)
+    loaded, problems = _load(patched_class(modeling, bare_case), tmp_path, register_neurons=NEURONS)
     assert problems == {}
-    assert_equal_outputs(run(loaded, images()), run(patched_model(modeling, every_case, stock), images()))
+    assert_equal_outputs(run(loaded, images()), run(patched_model(modeling, bare_case, stock), images()))
 
 
-def test_an_old_stock_checkpoint_loads_in_full(every_case, old_folder):
-    loaded, problems = _load(patched_class(modeling, every_case), old_folder)
+def test_an_old_stock_checkpoint_loads_in_full(every_case, tmp_path):
+    stock = every_case.stock_model()
+    folder = _save(tmp_path / "old", stock, _old_layout(every_case, stock.state_dict()))
+    loaded, problems = _load(patched_class(modeling, every_case), folder)
     assert problems == {}
-    assert_equal_outputs(run(loaded, images()), run(every_case.stock_model(), images()))
+    assert_equal_outputs(run(loaded, images()), run(stock, images()))
 
 
-def test_an_old_patched_checkpoint_loads_in_full(every_case, tmp_path):
-    model = patched_model(modeling, every_case, every_case.stock_model())
-    loaded, problems = _load(type(model), _save(tmp_path / "old", model, _old_layout(every_case, model.state_dict())))
+def test_an_old_patched_checkpoint_loads_in_full(bare_case, tmp_path):
+    model = patched_model(modeling, bare_case, bare_case.stock_model())
+    loaded, problems = _load(type(model), _save(tmp_path / "old", model, _old_layout(bare_case, model.state_dict())))
     assert problems == {}
     assert_equal_outputs(run(loaded, images()), run(model, images()))
 
 
-def test_keys_that_the_stock_class_misses_too_are_no_error(every_case, tmp_path):
-    stock = every_case.stock_model()
+def test_keys_that_the_stock_class_misses_too_are_no_error(bare_case, tmp_path):
+    stock = bare_case.stock_model()
     state = stock.state_dict()
     missing = next(name for name in state if name.endswith(("k_proj.weight", "qkv.weight")))
     del state[missing]
     folder = _save(tmp_path / "folder", stock, state | {"extra.weight": torch.zeros(1)})
-    _, problems = _load(patched_class(modeling, every_case), folder)
-    assert problems == _load(every_case.stock_class, folder)[1]
+    _, problems = _load(patched_class(modeling, bare_case), folder)
+    assert problems == _load(bare_case.stock_class, folder)[1]
     assert problems["missing_keys"] == [missing]
 
 
@@ -173,12 +170,13 @@ def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(case, tmp_path):
     assert torch.equal(ours, saved) == torch.equal(theirs, saved)
 
 
-def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(every_case, tmp_path):
-    patched_model(modeling, every_case, every_case.stock_model()).save_pretrained(tmp_path)
-    bare = every_case.family.heads[0]
+@pytest.mark.parametrize("case", WITH_HEADS, ids=lambda case: case.name)
+def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(case, tmp_path):
+    patched_model(modeling, case, case.stock_model()).save_pretrained(tmp_path)
+    bare = case.family.heads[0]
     cls = patched_class(modeling, next(other for other in CASES if other.stock_class is bare))
     loaded, problems = _load(cls, tmp_path)
-    assert problems == _load(bare, tmp_path, **_stock_config(every_case, every_case.stock_model()))[1]
+    assert problems == _load(bare, tmp_path, **_stock_config(case, case.stock_model()))[1]
     assert loaded.config.register_neurons == NEURONS
 
 
@@ -192,8 +190,8 @@ def test_a_head_of_another_size_is_new_where_stock_makes_it_new(case, tmp_path):
 
 
 @pytest.mark.parametrize("output_loading_info", [True, False])
-def test_from_pretrained_returns_what_the_stock_class_returns(every_bare_case, tmp_path, output_loading_info):
-    model = patched_model(modeling, every_bare_case, every_bare_case.stock_model())
+def test_from_pretrained_returns_what_the_stock_class_returns(bare_case, tmp_path, output_loading_info):
+    model = patched_model(modeling, bare_case, bare_case.stock_model())
     model.save_pretrained(tmp_path)
     found = type(model).from_pretrained(
         pretrained_model_name_or_path=tmp_path, output_loading_info=output_loading_info
@@ -201,8 +199,8 @@ def test_from_pretrained_returns_what_the_stock_class_returns(every_bare_case, t
     assert isinstance(found, tuple) == output_loading_info
 
 
-def test_a_dtype_asked_for_is_loaded(every_case, tmp_path):
-    model = patched_model(modeling, every_case, every_case.stock_model())
+def test_a_dtype_asked_for_is_loaded(bare_case, tmp_path):
+    model = patched_model(modeling, bare_case, bare_case.stock_model())
     model.save_pretrained(tmp_path)
     loaded, _ = _load(type(model), tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}

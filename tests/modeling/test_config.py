@@ -106,13 +106,20 @@ def _fields(config_class):
     ],
     ids=str,
 )
-def test_a_wrong_field_is_refused_with_its_message(config_class, fields, message):
+def test_a_wrong_field_is_refused_with_its_message(fields, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
-        config_class(**_tiny(config_class), **fields)
+        modeling_ttreg.Dinov2TTRegConfig(**TINY, **fields)
+
+
+def test_every_config_refuses_wrong_fields(config_class):
+    for fields in ({"register_neurons": [[0, -2]]}, {"shift_scale": "2"}, {"num_test_time_registers": -1}):
+        with pytest.raises((ValueError, StrictDataclassError), match=next(iter(fields))):
+            config_class(**_tiny(config_class), **fields)
 
 
 @pytest.mark.parametrize(("layer", "neuron"), [(2, 64), (2, 10_000), (3, 0), (77, 1)])
-def test_a_neuron_that_the_model_does_not_have_is_refused_by_it(case, layer, neuron):
+def test_a_neuron_that_the_model_does_not_have_is_refused_by_it(bare_case, layer, neuron):
+    case = bare_case
     blocks = case.blocks_of(case.stock_model())
     width = down_projection(blocks[layer]).in_features if layer < len(blocks) else 0
     message = (
