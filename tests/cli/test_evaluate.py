@@ -14,7 +14,7 @@ from ttreg_hf.evaluation.tasks import TASKS
 
 from .conftest import run, succeed, without_waiting
 
-FIGURES = ("base", "patched", "zeroed, not moved", "random neurons", "interpolated", "masked")
+FIGURES = ("base", "patched", "constant mode", "zeroed, not moved", "random neurons", "interpolated", "masked")
 
 
 @pytest.fixture(scope="module")

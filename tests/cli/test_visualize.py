@@ -64,7 +64,7 @@ def test_stock_model_is_drawn_with_its_published_neurons(base, known, tmp_path, 
     known(register_neurons=((2, 7),), recipe=Recipe(norm_threshold=44.0, detection_layer=3))
     succeed("visualize", base, CAT, "--output", tmp_path)
     assert drawn[0][1]["norm_threshold"] == 44.0
-    assert "1 register neurons (published" in drawn[0][1]["caption"]
+    assert "1 register neuron (published" in drawn[0][1]["caption"]
 
 
 def test_stock_model_without_known_neurons_is_drawn_as_it_is(base, tmp_path, drawn):

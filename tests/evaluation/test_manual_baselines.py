@@ -66,7 +66,7 @@ def test_without_outliers_both_rows_are_the_base_model(planted, quiet, examples,
         calibration=quiet,
         config=CONFIG,
     )
-    assert found.rows == ("base", "patched", "zeroed, not moved", "random neurons", *BY_HAND)
+    assert found.rows == ("base", "patched", "constant mode", "zeroed, not moved", "random neurons", *BY_HAND)
     assert _figures(found, "interpolated") == _figures(found, "masked") == _figures(found, "base")
     assert _figures(found, "patched") != _figures(found, "base")
 

@@ -30,6 +30,7 @@ class Found:
     register_neurons: tuple[RegisterNeuron, ...] = (RegisterNeuron(0, 1, 1.0),)
     shift_value: str = "per_neuron"
     constants: None = None
+    fixed_positions: tuple = ()
 
     def check_weights(self, model, tower=None):
         """Of any weights."""

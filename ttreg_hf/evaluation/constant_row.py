@@ -13,7 +13,8 @@ def why_no_constants(patched: TTRegModelMixin, calibration: CalibrationResult | 
     if calibration is None or calibration.constants is None:
         return "constant mode needs a calibration that measured its rows; give one (`--calibration`)"
     listed = [[neuron.layer, neuron.neuron] for neuron in calibration.register_neurons]
-    if patched.config.register_neurons != listed or not calibration.was_found_on(patched):
+    is_of_these = not calibration.on_other_weights and calibration.was_found_on(patched)
+    if patched.config.register_neurons != listed or not is_of_these:
         return "the rows of constant mode belong to the neurons and weights that were calibrated, and these are others"
     return None
 
