@@ -62,6 +62,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Branches that the tests take, of what runs in their own processes, and the lines that none takes."""
+    session.install("-c", CONSTRAINTS, "-e", ".[test]", "pytest-cov")
+    options = ["--cov=ttreg_hf", "--cov-branch", "--cov-report=term-missing:skip-covered"]
+    session.run("python", "-m", "pytest", *options, *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The manual as a site in build/site; a warning is an error."""
     session.install("-c", CONSTRAINTS, "-e", ".[docs]")

@@ -6,6 +6,8 @@ import pytest
 
 from local_hub.asking import WEIGHTS, findings_of
 
+pytestmark = pytest.mark.hub
+
 
 def test_one_server_error_during_an_upload_is_retried(hub, tmp_path):
     hub.add_repository("org/vit", {})

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from local_hub.asking import findings_of, png
+
+pytestmark = pytest.mark.hub
 
 
 def test_downloaded_files_are_found_offline_and_others_are_not(hub, tmp_path):

@@ -1,6 +1,10 @@
 """What ends up in a repository, and who may read and write it."""
 
+import pytest
+
 from local_hub.asking import WEIGHTS, findings_of, png
+
+pytestmark = pytest.mark.hub
 
 
 def test_uploaded_folder_comes_back_at_its_pinned_revisions(hub, tmp_path):

@@ -7,6 +7,8 @@ import pytest
 
 from local_hub import LocalHub
 
+pytestmark = pytest.mark.hub
+
 
 def test_failure_inside_the_stand_in_fails_the_test():
     def send_nonsense(hub: LocalHub) -> None:
