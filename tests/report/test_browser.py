@@ -11,6 +11,8 @@ import pytest
 from browser import add_script, browse, needs_browser, shown
 from PIL import Image
 
+from ttreg_hf.report.neuron_switch import State
+
 pytestmark = needs_browser
 WINDOW = ("--window-size=1200,1000",)
 MOVES_THE_SLIDER = """
@@ -49,9 +51,19 @@ def test_slider_moves_numbers_and_maps_and_leaves_the_photograph(reported, page)
     after = shown(dom)
     assert after["count"] == "2"
     assert after["words"] == "2 neurons moved to the register, strongest first."
-    assert after["outliers"] == f"{outliers[4]} of 64"
-    assert after["on_register"] == f"{100 * float(photograph.on_register_SA[4, 0]):.2f} %"
+    (place,) = [place for place, state in enumerate(reported.switch.states) if state == State("moved", 2)]
+    assert after["outliers"] == f"{outliers[place]} of 64"
+    assert after["on_register"] == f"{100 * float(photograph.on_register_SA[place, 0]):.2f} %"
     assert 'aria-valuetext="2 of 3 neurons"' in dom
+
+
+def test_constant_mode_is_a_state_without_a_register(reported, page):
+    place = reported.switch.states.index(State("constant", 3))
+    found = shown(browse(page, "--dump-dom", fragment="#photo=1&show=constant"))
+    photograph, threshold = reported.switch.photographs[1], reported.result.norms.norm_threshold
+    assert found["words"].startswith("Constant mode: the same 3 neurons zeroed on the patches; no token")
+    assert found["outliers"] == f"{int((photograph.norms_SLhw[place] > threshold).sum())} of 64"
+    assert found["on_register"] == "0.00 %"
 
 
 def test_pictures_of_two_states_differ_in_the_maps_alone(page):

@@ -16,13 +16,16 @@ def test_states_go_from_the_base_model_over_the_controls_to_all_neurons(reported
     everything = len(reported.result.register_neurons)
     assert everything == 3
     moved = [State("moved", count) for count in (1, 2, 3)]
-    assert reported.switch.states == (State("base", 0), State("zeroed", 3), State("random", 3), *moved)
+    controls = State("zeroed", 3), State("random", 3)
+    assert reported.switch.states == (State("base", 0), *controls, State("constant", 3), *moved)
 
 
 def twin_of(reported, state):
     neurons, shift_value = reported.result.register_neurons, reported.result.shift_value
     if state.kind == "base":
         return reported.model
+    if state.kind == "constant":
+        return add_test_time_registers(reported.model, reported.result, test_time_register_mode="constant")
     scale = 0.0 if state.kind == "zeroed" else 1.0
     return add_test_time_registers(
         reported.model, neurons[: state.num_neurons], shift_value=shift_value, shift_scale=scale
@@ -54,7 +57,7 @@ def test_fog_lifts_as_neurons_are_moved_and_stays_with_random_ones(reported):
     counts = dict(zip(states, outliers.tolist(), strict=True))
     assert counts[State("base", 0)] > 0
     assert counts[State("random", 3)] >= 0.9 * counts[State("base", 0)]
-    assert counts[State("moved", 3)] == counts[State("zeroed", 3)] == 0
+    assert counts[State("moved", 3)] == counts[State("zeroed", 3)] == counts[State("constant", 3)] == 0
     assert min(counts[State("moved", 1)], counts[State("moved", 2)]) > 0
 
 
@@ -67,8 +70,9 @@ def test_photographs_without_a_processor_span_black_to_white(reported):
 
 def test_a_clean_model_has_the_base_state_alone(reported):
     clean = dataclasses.replace(
-        reported.result, verdict="clean", register_neurons=(), verification=None, selections=(), candidates=()
-    )
+        reported.result, verdict="clean", register_neurons=(), verification=None, selections=(), candidates=(),
+        constant_mode=None, constants=None,
+    )  # fmt: skip
     switch = record_calibrated_switch(reported.model, reported.batches(), clean, "")
     assert switch.states == (State("base", 0),)
     assert switch.photographs[0].norms_SLhw.shape[0] == 1

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import escape
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import base_name
 from ttreg_hf.calibration.calibration_beside import calibration_beside
+from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.demonstration.demo_page import Shown, render_demo
+from ttreg_hf.evaluation.constant_row import why_no_constants
 from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.images.progress import Progress, silent
 from ttreg_hf.loading import is_hub_id
@@ -126,6 +129,7 @@ def demo(
         detection_layer=layer if detection_layer is None else vision.layer("detection_layer", detection_layer),
         every_block=True,
         note=planted_note(model),
+        constants=constants_to_show(patched, found),
         progress=progress,
     )
     name = name or (str(model_or_id) if isinstance(model_or_id, (str, Path)) else base_name(model))
@@ -141,6 +145,12 @@ def demo(
         checkpoint=name if isinstance(model, TTRegModelMixin) and is_hub_id(name) else None,
         base=base_id if is_hub_id(base_id) else None,
     )
+
+
+def constants_to_show(patched: TTRegModelMixin | None, found: Any) -> Tensor | None:
+    """Rows of constant mode, where a calibration has them for the neurons of this patched model."""
+    is_measured = patched is not None and isinstance(found, CalibrationResult)
+    return found.constants if is_measured and why_no_constants(patched, found) is None else None
 
 
 def _as_list(images: Any) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import escape
 from transformers import PreTrainedModel
 
-from ttreg_hf.demonstration.demo import demo
+from ttreg_hf.demonstration.demo import constants_to_show, demo
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.images.progress import Progress
 from ttreg_hf.pictures.visualization import patched_form
@@ -92,7 +92,8 @@ def serve_live(
         OSError: the port is taken.
     """
     gradio_version()  # an error before anything else, if there is none
-    num_states = len(states_to_show(patched_form(model, register_neurons)))
+    patched = patched_form(model, register_neurons)
+    num_states = len(states_to_show(patched, constants_to_show(patched, register_neurons)))
 
     def page_of(picture: str, progress: Progress) -> str:
         made = demo(

@@ -132,6 +132,7 @@ def record_calibrated_switch(
         detection_layer=result.norms.detection_layer,
         seed=result.config.seed,
         note=note,
+        constants=result.constants,
     )
 
 

@@ -24,7 +24,7 @@ from ttreg_hf.pictures.colours import pca_colours
 from ttreg_hf.pictures.visualization import seen_photograph
 from ttreg_hf.register_neuron import RegisterNeuron
 
-BASE, ZEROED, RANDOM, MOVED = "base", "zeroed", "random", "moved"
+BASE, ZEROED, RANDOM, CONSTANT, MOVED = "base", "zeroed", "random", "constant", "moved"
 _MOST_COUNTS = 13  # numbers of moved neurons, 0 and all included
 _MOST_COORDINATES = 64  # of a patch feature's direction
 
@@ -34,8 +34,9 @@ class State:
     """How the model is run.
 
     Args:
-        kind: `"base"`, `"zeroed"` (not moved), `"random"` (others of the same layers, moved) or `"moved"`. Spikes of
-            the position table are taken away in all but the first, other rows of it in `"random"`.
+        kind: `"base"`, `"zeroed"` (not moved), `"random"` (others of the same layers, moved), `"constant"` (zeroed;
+            attentions read a constant row instead of a token) or `"moved"`. Spikes of the position table are taken
+            away in all but the first, other rows of it in `"random"`.
         num_neurons: how many.
     """
 
@@ -102,6 +103,7 @@ def record_switch(
     seed: int = 0,
     every_block: bool = False,
     note: str = "",
+    constants: Tensor | None = None,
     progress: Progress = silent,
 ) -> NeuronSwitch:
     """Run the model in every state over the photographs.
@@ -117,12 +119,13 @@ def record_switch(
         every_block: show norms and attention of all blocks, PCA colours and similarities of patches; else norms after
             the detection block and attention of the last one.
         note: about the model, for those who look.
+        constants: rows of constant mode for the same neurons, to be shown too.
         progress: shows how far each state is.
     """
     states: list[State] = []
     by_image: list[list[ImageMaps]] = [[] for _ in images]
     batches = [Batch(image.unsqueeze(0), (place,)) for place, image in enumerate(images)]
-    for state, twin in _twins(base, patched, seed):
+    for state, twin in _twins(base, patched, constants, seed):
         states.append(state)
         with MapRecorder(twin, detection_layer=detection_layer, every_block=every_block) as maps_of:
             for batch in progress(f"{state.kind} {state.num_neurons or ''}".strip(), batches, len(images)):
@@ -140,14 +143,15 @@ def record_switch(
     )
 
 
-def states_to_show(patched: TTRegModelMixin | None) -> tuple[State, ...]:
+def states_to_show(patched: TTRegModelMixin | None, constants: Tensor | None = None) -> tuple[State, ...]:
     """The states that `record_switch` records."""
     config: Any = None if patched is None else patched.registers.config
     if config is None or not (config.register_neurons or config.fixed_positions):
         return (State(BASE, 0),)
     num_neurons = len(config.register_neurons)
     moved = (State(MOVED, count) for count in counts_to_show(num_neurons)[1:] or [0])
-    return State(BASE, 0), State(ZEROED, num_neurons), State(RANDOM, num_neurons), *moved
+    constant = () if constants is None else (State(CONSTANT, num_neurons),)
+    return State(BASE, 0), State(ZEROED, num_neurons), State(RANDOM, num_neurons), *constant, *moved
 
 
 def counts_to_show(num_neurons: int) -> list[int]:
@@ -195,9 +199,9 @@ def _photograph(image: Tensor, maps: Sequence[ImageMaps], processor: Any) -> Pho
 
 
 def _twins(
-    base: PreTrainedModel, patched: TTRegModelMixin | None, seed: int
+    base: PreTrainedModel, patched: TTRegModelMixin | None, constants: Tensor | None, seed: int
 ) -> Iterator[tuple[State, PreTrainedModel]]:
-    for state in states_to_show(patched):
+    for state in states_to_show(patched, constants):
         if patched is None or state.kind == BASE:
             yield state, base
             continue
@@ -206,6 +210,8 @@ def _twins(
         if state.kind == ZEROED:
             yield state, moved_nowhere(tower, neurons, zeroing_of(patched)).model
             continue
+        if state.kind == CONSTANT:
+            options |= {"test_time_register_mode": "constant", "constants": constants, "shift_value": "per_neuron"}
         if state.kind == RANDOM:
             (neurons,) = random_neurons(tower, neurons, draws=1, seed=seed)
             places = [(row, column) for row, column in options["fixed_positions"]]

@@ -101,6 +101,7 @@
       base: "The base model.",
       zeroed: `Control: the same ${same} zeroed on the patches, not moved.`,
       random: `Control: ${others}, drawn at random, moved to the register.`,
+      constant: `Constant mode: the same ${same} zeroed on the patches; no token, but one more row in each attention, the same for every image.`,
       moved: `${same} moved to the register${state.neurons ? ", strongest first" : ""}.`,
     }[state.kind];
   }
@@ -170,7 +171,7 @@
     const asked = new URLSearchParams(location.hash.slice(1));
     if (photo.length && asked.get("photo") in data.photographs) photo.value = asked.get("photo");
     if (show) {
-      if (["base", "zeroed", "random", "moved"].includes(asked.get("show"))) show.value = asked.get("show");
+      if ([...show].some((button) => button.value === asked.get("show"))) show.value = asked.get("show");
       const place = data.counts.lastIndexOf(Number(asked.get("moved") ?? NaN));
       if (place >= 0) moved.value = place;
     }
