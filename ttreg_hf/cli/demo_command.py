@@ -107,6 +107,9 @@ def _opened(
     model: str, model_options: options.ModelOptions, calibration: Path | None
 ) -> tuple[Any, dict[str, Any], "ModelSource"]:
     """The model, how it is demonstrated, and where it comes from."""
+    from ttreg_hf.demonstration.demo import constants_to_show
+    from ttreg_hf.pictures.visualization import patched_form
+
     given = None if calibration is None else read_calibration(calibration)
     source = model_source(model, model_options)
     loaded, processor = open_model(source)
@@ -117,6 +120,7 @@ def _opened(
         "processor": processor,
         "detection_layer": None if measured is None else measured.detection_layer,
         "norm_threshold": None if measured is None else measured.norm_threshold,
+        "constants": None if given is not None else constants_to_show(patched_form(loaded, None), result),
         "name": model,
     }
     return loaded, how, source

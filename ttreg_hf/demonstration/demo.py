@@ -84,6 +84,7 @@ def demo(
     processor: Any = None,
     detection_layer: int | None = None,
     norm_threshold: float | None = None,
+    constants: Tensor | None = None,
     tower: str | None = None,
     name: str = "",
     progress: Progress = silent,
@@ -103,6 +104,7 @@ def demo(
             the calibration, which may lie beside a checkpoint, else the published one, else the family's.
         norm_threshold: L2 norm at that block above which a patch counts as an outlier. `None`: likewise, else none is
             marked.
+        constants: rows of constant mode for these neurons, which is shown too. `None`: those of the calibration.
         tower: dotted path of the vision tower, in a model that holds several; a patched model keeps its own.
         name: Hub id or path of the checkpoint, where a model is given that does not know it.
         progress: shows how far it is.
@@ -129,7 +131,7 @@ def demo(
         detection_layer=layer if detection_layer is None else vision.layer("detection_layer", detection_layer),
         every_block=True,
         note=planted_note(model),
-        constants=constants_to_show(patched, found),
+        constants=constants_to_show(patched, found) if constants is None else constants,
         progress=progress,
     )
     name = name or (str(model_or_id) if isinstance(model_or_id, (str, Path)) else base_name(model))

@@ -10,6 +10,7 @@ from threading import Event
 from typing import Any
 
 from markupsafe import escape
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.demonstration.demo import constants_to_show, demo
@@ -66,6 +67,7 @@ def serve_live(
     processor: Any,
     detection_layer: int | None = None,
     norm_threshold: float | None = None,
+    constants: Tensor | None = None,
     name: str = "",
     port: int | None = None,
     share: bool = False,
@@ -82,6 +84,7 @@ def serve_live(
         processor: image processor of the model.
         detection_layer: as in `demo`.
         norm_threshold: as in `demo`.
+        constants: as in `demo`.
         name: as in `demo`.
         port: `None`: the first free one from 7860 on.
         share: also at a public address, through a server of gradio's makers.
@@ -93,7 +96,8 @@ def serve_live(
     """
     gradio_version()  # an error before anything else, if there is none
     patched = patched_form(model, register_neurons)
-    num_states = len(states_to_show(patched, constants_to_show(patched, register_neurons)))
+    constants = constants_to_show(patched, register_neurons) if constants is None else constants
+    num_states = len(states_to_show(patched, constants))
 
     def page_of(picture: str, progress: Progress) -> str:
         made = demo(
@@ -103,6 +107,7 @@ def serve_live(
             processor=processor,
             detection_layer=detection_layer,
             norm_threshold=norm_threshold,
+            constants=constants,
             name=name,
             progress=progress,
         )
