@@ -189,7 +189,7 @@ def zeroing_of(model: TTRegModelMixin) -> dict[str, Any]:
 
 def constants_of(model: TTRegModelMixin) -> Tensor | None:
     """What the attentions of a patched model read in constant mode, `(L - l, D)`; `None` in token mode."""
-    return dict(model.get_submodule(model.trunk_name).named_buffers()).get(CONSTANTS)
+    return getattr(model.get_submodule(model.trunk_name), CONSTANTS, None)
 
 
 def shared_copy(model: Module, instead: Mapping[int, Any] | None = None) -> Module:
@@ -269,7 +269,8 @@ def _towers(config: Any) -> dict[str, Any]:
 
 def _places(model: Any, tower: str | None, places: Iterable[Sequence[Any]]) -> list[list[Any]]:
     found = [list(map(_as_index, place)) for place in places]
-    check_fixed_positions(model.get_submodule(trunk_name(model, tower)), found)
+    if found:
+        check_fixed_positions(model.get_submodule(trunk_name(model, tower)), found)
     return found
 
 

@@ -133,8 +133,8 @@ MUTANTS = [
     (
         "the constant row is read in every layer",
         METHOD,
-        "if row >= 0 and self.active",
-        "if self.active",
+        "if row >= 0 and not self.inserts",
+        "if not self.inserts",
     ),
     (
         "the next layer's constant row",

@@ -6,29 +6,22 @@ what the attention reads: the mean row is enough. Letters: `L` blocks, `l` first
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ttreg_hf.calibration.comparison import Comparison, compare
+from ttreg_hf.calibration.comparison import compare
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.gate import Drift, GateCheck, drift_checks, outlier_check
-from ttreg_hf.measuring.feature_drift import FeatureDrift, Seen, feature_drifts
+from ttreg_hf.measuring.feature_drift import Seen, feature_drifts
 from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.register_rows import ShuffledRegisters, rows_of
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.register_neuron import RegisterNeuron
 
-TOKEN, CONSTANT, ZEROED, RANDOM, MEAN_PATCH, SHUFFLED = (
-    "token",
-    "constant",
-    "zeroed",
-    "random",
-    "mean patch",
-    "shuffled",
-)
+TOKEN, CONSTANT, ZEROED = "token", "constant", "zeroed"
+RANDOM, MEAN_PATCH, SHUFFLED = "random", "mean patch", "shuffled"
 
 
 @dataclass(frozen=True)
@@ -125,10 +118,8 @@ def measure_constants(
     first = min(tried, key=lambda each: each.pooled + each.patches).layer
     effects, checks = _effects(to_verify, neurons, rows, first, shift_value=shift_value, gate=gate, seed=seed)
     one, other = rows.halves
-    agreement = torch.where((one == other).all(-1), 1.0, torch.cosine_similarity(one, other, dim=-1))[
-        first:
-    ]  # of zeros
-    found = ConstantMode(first, rows.num_images, tried, tuple(agreement.tolist()), effects, checks)
+    agreement_L = torch.where((one == other).all(-1), 1.0, torch.cosine_similarity(one, other, dim=-1))
+    found = ConstantMode(first, rows.num_images, tried, tuple(agreement_L[first:].tolist()), effects, checks)
     return found, rows.registers_LD[first:].clone()
 
 
@@ -180,22 +171,13 @@ def _effects(
     given = {CONSTANT: rows.registers_LD, RANDOM: random_LD, MEAN_PATCH: rows.patches_LD}
     towers = {name: _constant(images, neurons, rows_LD, first) for name, rows_LD in given.items()}
     towers[ZEROED] = _constant(images, neurons, rows.registers_LD, count)
-    towers[TOKEN] = images.patched(neurons, shift_value=shift_value)
-    found = {name: _measured(images, tower) for name, tower in towers.items()}
-    found[SHUFFLED] = _measured(images, towers[TOKEN], shuffled_from=first)
+    towers[TOKEN], towers[SHUFFLED] = (images.patched(neurons, shift_value=shift_value) for _ in range(2))
+    with ShuffledRegisters(towers[SHUFFLED], first):
+        found = {name: compare(images.before, images.measure(tower)) for name, tower in towers.items()}
+        seen = {name: Seen(tower) for name, tower in towers.items()}
+        drifts = feature_drifts(images.tower, seen, images.batches, images.before, images.limit)
     effects = {
-        name: ModeEffect(found[name][0].outlier_ratio, Drift.of(found[name][1]))
+        name: ModeEffect(found[name].outlier_ratio, Drift.of(drifts[name]))
         for name in (TOKEN, CONSTANT, ZEROED, RANDOM, MEAN_PATCH, SHUFFLED)
     }
-    comparison, drift = found[CONSTANT]
-    return effects, (outlier_check(comparison, gate), *drift_checks(drift, found[ZEROED][1], gate))
-
-
-def _measured(
-    images: Intervention, tower: VisionTower, *, shuffled_from: int | None = None
-) -> tuple[Comparison, FeatureDrift]:
-    hooks = nullcontext() if shuffled_from is None else ShuffledRegisters(tower, shuffled_from)
-    with hooks:
-        after = images.measure(tower)
-        drifts = feature_drifts(images.tower, {"": Seen(tower)}, images.batches, images.before, images.limit)
-    return compare(images.before, after), drifts[""]
+    return effects, (outlier_check(found[CONSTANT], gate), *drift_checks(drifts[CONSTANT], drifts[ZEROED], gate))

@@ -3,6 +3,7 @@
 Letters: `B` images, `L` blocks, `T` tokens, `N` patches, `D` channels.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,6 @@ from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.hooks import Hooks
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
-from ttreg_hf.modeling.families import find_attention
 
 
 class RegisterRows(Hooks):
@@ -33,9 +33,9 @@ class RegisterRows(Hooks):
         self._patches: list[Tensor] = []
 
     def __enter__(self) -> "RegisterRows":
-        for layer, block in enumerate(self.tower.blocks):
-            read = _Reading(layer, self)
-            self._handles.append(find_attention(block).register_forward_pre_hook(read, with_kwargs=True))
+        for layer in range(self.tower.num_layers):
+            read = functools.partial(self._read, layer)
+            self._handles.append(self.tower.attention(layer).register_forward_pre_hook(read, with_kwargs=True))
         return self
 
     @torch.no_grad()
@@ -57,6 +57,10 @@ class RegisterRows(Hooks):
     def patches_BLD(self) -> Tensor:
         """Of the mean patch, padding left out, float64."""
         return torch.cat(self._patches)
+
+    def _read(self, layer: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(("hidden_states", "attention_mask"), args, strict=False)), **kwargs}
+        self.take(layer, given["hidden_states"], given.get("attention_mask"))
 
     def take(self, layer: int, tokens_BTD: Tensor, mask: Any) -> None:
         """Called by the hooks."""
@@ -84,8 +88,9 @@ class ShuffledRegisters(Hooks):
         self.tower, self.first_layer = tower, first_layer
 
     def __enter__(self) -> "ShuffledRegisters":
-        for block in self.tower.blocks[self.first_layer :]:
-            self._handles.append(find_attention(block).register_forward_pre_hook(self._shuffle, with_kwargs=True))
+        for layer in range(self.first_layer, self.tower.num_layers):
+            attention = self.tower.attention(layer)
+            self._handles.append(attention.register_forward_pre_hook(self._shuffle, with_kwargs=True))
         return self
 
     def _shuffle(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -94,17 +99,6 @@ class ShuffledRegisters(Hooks):
         registers = self.tower.layout.registers
         shuffled_BTD[:, registers] = tokens_BTD[:, registers].roll(1, dims=0)
         return ((shuffled_BTD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": shuffled_BTD})
-
-
-class _Reading:
-    """A hook that hands on what an attention reads."""
-
-    def __init__(self, layer: int, rows: RegisterRows) -> None:
-        self.layer, self.rows = layer, rows
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        given = {**dict(zip(("hidden_states", "attention_mask"), args, strict=False)), **kwargs}
-        self.rows.take(self.layer, given["hidden_states"], given.get("attention_mask"))
 
 
 def rows_of(tower: VisionTower, batches: Iterable[Batch], limit: BatchLimit | None = None) -> RegisterRows:

@@ -292,7 +292,7 @@ class Registers:
     def constant(self, layer: int) -> Tensor | None:
         """The row that the attention of a layer reads in front of its tokens, `(D,)`, if it reads one."""
         row = layer - self.settings["constant_first_layer"]
-        return self.constants[row] if row >= 0 and self.active and not self.inserts else None
+        return self.constants[row] if row >= 0 and not self.inserts and self.active else None
 
     @property
     def output_layout(self) -> TokenLayout:
@@ -317,8 +317,7 @@ class Registers:
 
         Of all that sees the mask only this is run again when a block is recomputed for its gradients.
         """
-        given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
-        mask, constant_D = given.get("attention_mask"), self.constant(layer)
+        mask, constant_D = kwargs.get("attention_mask", args[1] if len(args) > 1 else None), self.constant(layer)
         if constant_D is None:
             if not (mask is None and self.forward_pass.mask is None) and self.inserts:
                 self.forward_pass.mask = mask
@@ -326,6 +325,7 @@ class Registers:
         known, grown = self.grown  # read once, because threads share it
         if known is not mask:  # once for all blocks, which get the same one
             self.grown = mask, (grown := _IN_FRONT.insert_into_mask(mask))
+        given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
         tokens_BTD = _IN_FRONT.insert(given["hidden_states"], constant_D)
         return (), {**given, "hidden_states": tokens_BTD, **({} if mask is None else {"attention_mask": grown})}
 
