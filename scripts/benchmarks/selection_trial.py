@@ -137,35 +137,19 @@ class TrialStages(Stages):
         return self._memory.recall(key, make)
 
     def verify(
-        self,
-        to_verify: Intervention,
-        neurons: Sequence[RegisterNeuron],
-        *,
-        shift_value: str,
-        in_sample: bool,
-        gate: GateConfig,
+        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, in_sample: bool, gate: GateConfig
     ) -> Verification:
         compute, constants = super().verify, self.constants.inspection
         read = constants.populations, constants.content_share, constants.staying_share
-        key = (
-            "verify",
-            tuple(map(_pair, neurons)),
-            to_verify.rule,
-            self.fixed_positions,
-            shift_value,
-            in_sample,
-            gate,
-            read,
-        )
-        options = {"shift_value": shift_value, "in_sample": in_sample, "gate": gate}
-        return self._memory.recall(key, lambda: compute(to_verify, neurons, **options))
+        key = "verify", tuple(map(_pair, neurons)), to_verify.rule, self.fixed_positions, in_sample, gate, read
+        return self._memory.recall(key, lambda: compute(to_verify, neurons, in_sample=in_sample, gate=gate))
 
     def measure_constants(
-        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, shift_value: str, gate: GateConfig
+        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, gate: GateConfig
     ) -> tuple[ConstantMode, Tensor]:
-        compute, options = super().measure_constants, {"shift_value": shift_value, "gate": gate}
-        key = "constants", tuple(map(_pair, neurons)), to_verify.rule, self.fixed_positions, shift_value, gate
-        return self._memory.recall(key, lambda: compute(to_verify, neurons, **options))
+        compute = super().measure_constants
+        key = "constants", tuple(map(_pair, neurons)), to_verify.rule, self.fixed_positions, gate
+        return self._memory.recall(key, lambda: compute(to_verify, neurons, gate=gate))
 
 
 def calibrated_without(

@@ -73,7 +73,7 @@ def test_every_constant_can_be_halved_and_doubled():
             yield from numbers(value, name) if dataclasses.is_dataclass(value) else [name]
 
     names = list(numbers(Constants(), "constants"))
-    assert len(names) > 25
+    assert len(names) > 20
     for word in ("halved", "doubled"):
         varied = [path for step, changes in STEPS.items() if step.endswith(word) for path in changes]
         assert sorted(varied) == sorted([*names, "config.budget"])
@@ -81,11 +81,11 @@ def test_every_constant_can_be_halved_and_doubled():
     assert STEPS["positions.min_ratio doubled"] == {"constants.inspection.positions.min_ratio": 3.0}
     assert STEPS["max_share doubled"] == {"constants.inspection.populations.max_share": 0.6}
     assert STEPS["end_share doubled"] == {"constants.inspection.end_share": 1.0}  # a share stays one
-    assert STEPS["most_missing halved"] == {"constants.selection.most_missing": 32}
+    assert STEPS["most_neurons halved"] == {"constants.selection.most_neurons": 512}
 
 
 def test_groups_stand_for_their_steps():
-    assert steps_of(["contrast", "all"])[0] == "contrast"
+    assert steps_of(["dense neurons", "all"])[0] == "dense neurons"
     assert set(steps_of(["rules", "constants"])) == set(STEPS) == set(steps_of(["all"]))
     assert "min_evidence halved" in steps_of(["populations"])
     assert "gone halved" not in steps_of(["populations"])
@@ -110,12 +110,12 @@ def test_what_is_remembered_changes_no_result(opened):
     known, images, inputs = opened
     whole = calibrate(known.model, images, config=CONFIG)
     memory, found = Memory(), []
-    for step in ("", "half excess", "costly at all", ""):
+    for step in ("", "half excess", "costly neurons", ""):
         found.append(calibrated_without(step, inputs, images.source, memory)[0])
     first, _, costly, again = found
     assert _said(first) == _said(whole) == _said(again)
     assert torch.equal(first.scores, whole.scores)
-    alone, _ = calibrated_without("costly at all", inputs, images.source, Memory())
+    alone, _ = calibrated_without("costly neurons", inputs, images.source, Memory())
     assert _said(alone) == _said(costly)
 
 
@@ -161,7 +161,7 @@ def test_tenths_are_of_each_kind_and_share_no_model():
 
 
 def test_the_summary_pairs_models_and_names_those_that_change():
-    step = "contrast"
+    step = "dense neurons"
     judged = [_outcome(_cell(seed)) for seed in range(4)]
     judged += [
         _outcome(_cell(0), without=step, seconds=6.0),
@@ -178,7 +178,7 @@ def test_the_summary_pairs_models_and_names_those_that_change():
     assert (entry["seconds"], entry["seconds, whole"], entry["median ratio of seconds"]) == (12.0, 9.0, 1.0)
     heads, _, row, _, note = trial_table(judged).splitlines()
     assert heads.count("|") == row.count("|")
-    assert note.startswith("- contrast, worse: planted, clip/bright/1")
+    assert note.startswith("- dense neurons, worse: planted, clip/bright/1")
     (other_way,) = trial_summary([dataclasses.replace(one, without="" if one.without else step) for one in judged])
     assert len(other_way["better"]) == 1
 
@@ -193,16 +193,16 @@ def test_a_trial_runs_the_whole_and_each_step_and_goes_on_where_its_lines_end(tm
 
     monkeypatch.setattr(confusion, "_judged", judge)
     options = {"seeds": 1, "family": ["clip"], "kind": ["nothing"], "lines": tmp_path / "l", "as_json": True}
-    confusion_table(**options, without=["contrast"])
+    confusion_table(**options, without=["dense neurons"])
     cell = _cell(kind="nothing")
-    assert asked == {cell: ("", "contrast")}
+    assert asked == {cell: ("", "dense neurons")}
     asked.clear()
-    confusion_table(**options, without=["contrast", "gone halved"])
+    confusion_table(**options, without=["dense neurons", "gone halved"])
     assert asked == {cell: ("gone halved",)}
     capsys.readouterr()
     confusion_table(compare=[tmp_path / "l"], as_json=True)
     assert [(entry["without"], entry["models"]) for entry in json.loads(capsys.readouterr().out)] == [
-        ("contrast", 1),
+        ("dense neurons", 1),
         ("gone halved", 1),
     ]
     confusion_table(without=["list"])
@@ -214,15 +214,19 @@ def test_a_step_that_fails_leaves_the_others_alone(monkeypatch, opened):
     result = calibrate(known.model, images, config=CONFIG)
 
     def calibrated(step, *others):
-        if step == "contrast":
+        if step == "dense neurons":
             raise ValueError("nothing is left")
         return result, 1.0
 
     cell = _cell(kind="nothing")
     monkeypatch.setattr(confusion, "calibrated_without", calibrated)
-    found = confusion._run(cell, ["", "contrast", "gone halved"], Plan(48, 1, trial=True))
+    found = confusion._run(cell, ["", "dense neurons", "gone halved"], Plan(48, 1, trial=True))
     assert [type(one) for one in found] == [Outcome, Unjudged, Outcome]
-    assert (found[1].without, found[1].why, found[1].reason) == ("contrast", FAILED, "ValueError: nothing is left")
+    assert (found[1].without, found[1].why, found[1].reason) == (
+        "dense neurons",
+        FAILED,
+        "ValueError: nothing is left",
+    )
 
 
 def test_grown_models_are_calibrated_on_their_photographs_and_know_their_verdict(tmp_path):
@@ -241,9 +245,9 @@ def test_grown_models_are_calibrated_on_their_photographs_and_know_their_verdict
     assert subject.images.images.shape[-1] == VARIANTS["attention"].image_size
     assert (subject.config.num_images, subject.config.seed) == (4, 2)
     result = calibrate(model, synthetic_images(24), config=CalibrationConfig(num_images=24, top_k=1))
-    outcome = subject.judge(result, 2.0, "contrast")
+    outcome = subject.judge(result, 2.0, "dense neurons")
     assert outcome.expected == ("unresolved",)
-    assert (outcome.recovery, outcome.found, outcome.without) == ("unwired", 1, "contrast")
+    assert (outcome.recovery, outcome.found, outcome.without) == ("unwired", 1, "dense neurons")
 
 
 def test_grown_models_that_are_not_there_are_one_message(tmp_path):

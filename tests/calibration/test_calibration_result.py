@@ -78,9 +78,7 @@ def _result(*, score: float = 0.1 + 0.2, versions: dict[str, object] | None = No
         selections=(
             Selection(
                 (RegisterNeuron(1, 7, score),),
-                "per_layer",
                 Outcome(0.5, 1.0),
-                Outcome(0.0, 0.9),
                 (SelectionStep("grow", 1, 0.5, 1.0, kept=False),),
                 images_run=7,
                 within_budget=True,

@@ -367,9 +367,9 @@ def test_a_gate_that_nothing_passes_gives_unresolved(planted):
 def test_neurons_that_only_suit_the_images_that_chose_them_ask_for_more_images():
     """45 neurons, of which those of the few outliers of four images are found."""
     known = make_known_model("clip", "planted", trigger="bright", seed=0)
-    result = calibrate_briefly(known.model, synthetic_images(28, seed=20_000), config=CalibrationConfig(num_images=28))
+    result = calibrate_briefly(known.model, synthetic_images(25, seed=20_000), config=CalibrationConfig(num_images=25))
     assert result.verdict == "unresolved"
-    assert result.selections[-1].per_neuron.outlier_ratio <= 0.1 < result.verification.outlier_ratio
+    assert result.selections[-1].outcome.outlier_ratio <= 0.1 < result.verification.outlier_ratio
     assert result.reasons[-1].startswith("too few images for so many neurons")
 
 

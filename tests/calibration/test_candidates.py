@@ -1,19 +1,16 @@
-"""Contrast, consistency and sparsity of neurons, worked out by hand; loud neurons come last."""
+"""Contrast, consistency and sparsity of neurons, worked out by hand."""
 
 import pytest
 import torch
 from families import images
 
-from ttreg_hf.calibration.candidates import rank_by_contrast
-from ttreg_hf.calibration.config import CandidateConfig
+from ttreg_hf.calibration.candidates import measure_candidates
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.measuring.outlier_rule import OutlierRule
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.planted import planted_model, synthetic_images
 from ttreg_hf.register_neuron import RegisterNeuron
-
-CONFIG = CandidateConfig()
 
 
 @torch.no_grad()
@@ -26,8 +23,8 @@ def test_figures_are_means_over_the_images_that_have_an_outlier(bare_case):
     rule = OutlierRule(2, float(norms_BN.quantile(0.9)))
     neurons = [RegisterNeuron(layer, place, 1.0) for layer, place in ((1, 3), (0, 5), (1, 0))]
     parts = [Batch(part, (0,) * len(part)) for part in images(5).split(2)]
-    found = rank_by_contrast(tower, parts, rule, neurons)
-    assert list(found) == sorted(found, key=lambda c: (c.fires_everywhere(CONFIG), -c.contrast))
+    found = measure_candidates(tower, parts, rule, neurons)
+    assert [candidate.register_neuron for candidate in found] == neurons
     for candidate in found:
         neuron = candidate.register_neuron
         acts_BN = recording.acts_by_layer[neuron.layer][:, layout.patches, neuron.neuron].abs()
@@ -40,46 +37,23 @@ def test_figures_are_means_over_the_images_that_have_an_outlier(bare_case):
         assert [candidate.contrast, candidate.consistency, candidate.sparsity] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_neuron_that_fires_everywhere_comes_after_those_that_fire_on_outliers():
+def test_a_loud_neuron_is_told_from_those_that_fire_on_outliers():
+    """It is as active on all patches: neither consistent nor sparse, whatever it is worth on the outliers."""
     planted = planted_model(neurons_per_layer={2: 2})
     with torch.no_grad():
         planted.model.encoder.layer[2].mlp.fc1.bias[0] = 1e4
         planted.model.encoder.layer[2].mlp.fc2.weight[:, 0] = 0
     loud = RegisterNeuron(2, 0, 1e4)
-    batches = [Batch(synthetic_images(8, seed=3), tuple(range(8)))]
-    found = rank_by_contrast(
-        VisionTower.of(planted.model),
-        batches,
-        OutlierRule(4, planted.norm_threshold),
-        [loud, *planted.register_neurons],
-    )
-    assert {c.register_neuron for c in found[:2]} == set(planted.register_neurons)
-    assert found[2].consistency == 0.0 == found[2].sparsity
-    assert all(c.consistency == 1.0 and c.sparsity > 0.8 for c in found[:2])
-
-
-def test_a_neuron_that_fires_everywhere_comes_last_whatever_its_contrast():
-    """Its contrast is a hundred times the others', but in no image does it single the outliers out."""
-    planted = planted_model(neurons_per_layer={2: 2})
-    hot, on_outliers = 0, planted.register_neurons[0].neuron
-    with torch.no_grad():
-        mlp = planted.model.encoder.layer[2].mlp
-        mlp.fc1.weight[hot] = 100 * mlp.fc1.weight[on_outliers]
-        mlp.fc1.bias[hot] = 1e6
-        mlp.fc2.weight[:, hot] = 0
-    batches = [Batch(synthetic_images(8, seed=3), tuple(range(8)))]
-    rule = OutlierRule(4, planted.norm_threshold)
-    *first, last = rank_by_contrast(
-        VisionTower.of(planted.model), batches, rule, [RegisterNeuron(2, hot, 1e6), *planted.register_neurons]
-    )
-    assert last.register_neuron.neuron == hot
-    assert last.fires_everywhere(CONFIG)
-    assert not any(candidate.fires_everywhere(CONFIG) for candidate in first)
-    assert last.contrast > 10 * first[0].contrast
+    batches, rule = [Batch(synthetic_images(8, seed=3), tuple(range(8)))], OutlierRule(4, planted.norm_threshold)
+    neurons = [loud, *planted.register_neurons]
+    found = measure_candidates(VisionTower.of(planted.model), batches, rule, neurons)
+    assert [candidate.register_neuron for candidate in found] == neurons
+    assert found[0].consistency == 0.0 == found[0].sparsity
+    assert all(candidate.consistency == 1.0 and candidate.sparsity > 0.8 for candidate in found[1:])
 
 
 def test_without_outliers_all_is_zero():
     planted = planted_model()
     batches = [Batch(synthetic_images(2, seed=3), (0, 1))]
-    found = rank_by_contrast(VisionTower.of(planted.model), batches, OutlierRule(4, 1e9), planted.register_neurons)
+    found = measure_candidates(VisionTower.of(planted.model), batches, OutlierRule(4, 1e9), planted.register_neurons)
     assert {(c.contrast, c.consistency) for c in found} == {(0.0, 0.0)}

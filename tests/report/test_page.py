@@ -57,10 +57,10 @@ def test_page_shows_the_evidence(reported, page):
     assert f"cosine of the pooled feature to the base model's, mean 1 {verification.feature_similarity:.4f}" in text
     low, high = verification.feature_similarity_interval
     assert f"{1 - verification.feature_similarity:.4f} {1 - high:.4f} to {1 - low:.4f}" in text
-    for chosen in ("norm_threshold", "detection_layer", "first_layer", "last_layer", "top_k", "shift_value"):
+    for chosen in ("norm_threshold", "detection_layer", "first_layer", "last_layer", "top_k"):
         assert re.search(rf"{chosen} \S+ chosen automatically", text), chosen
     assert "seed 0 given, or the default" in text
-    assert "round 1, per_neuron (used)" in text
+    assert f"round 1 {len(result.selections[0].register_neurons)} " in text
     assert f"{100 * verification.maps.on_register:.2f} %" in text
     assert "112 x 112 pixels" in text
     assert f"torch {result.provenance.versions['torch']}" in text

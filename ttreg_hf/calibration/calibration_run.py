@@ -174,7 +174,7 @@ def _result(stages: Stages, finding: Finding, positions: PositionReport, provena
         norms=dataclasses.replace(inspection.report, positions=positions.brief),
         verification=finding.verification,
         fixed_positions=finding.fixed_positions,
-        shift_value=finding.shift_value,
+        shift_value="per_neuron",  # what was chosen and verified
         reasons=finding.reasons,
         selections=finding.choice.selections if finding.choice else (),
         candidates=finding.choice.candidates if finding.choice else (),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttreg_hf.calibration.config import CandidateConfig
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.neuron_scores import ACTIVE
@@ -35,25 +34,16 @@ class Candidate:
     consistency: float
     sparsity: float
 
-    def fires_everywhere(self, config: CandidateConfig) -> bool:
-        """Active on most patches, and hardly ever more so on the outliers: it does not single them out."""
-        return self.sparsity < 1 - config.everywhere and self.consistency < config.hardly_ever
 
-    def is_dense(self, config: CandidateConfig) -> bool:
-        """Active on many patches, as a register neuron is not."""
-        return self.sparsity < 1 - config.few
-
-
-def rank_by_contrast(
+def measure_candidates(
     tower: VisionTower,
     batches: Iterable[Batch],
     rule: OutlierRule,
     neurons: Sequence[RegisterNeuron],
     *,
     limit: BatchLimit | None = None,
-    config: CandidateConfig | None = None,
 ) -> tuple[Candidate, ...]:
-    """The neurons by contrast, highest first, then by layer and index; those that fire everywhere come last.
+    """One for each neuron, in their order.
 
     Args:
         tower: of the base model, or patched by an earlier round.
@@ -61,11 +51,9 @@ def rank_by_contrast(
         rule: which tokens are outliers.
         neurons: the best by the paper's score.
         limit: how many images go through the model at once.
-        config: which neurons single the outliers out.
     """
-    limit, config = limit or BatchLimit(), config or CandidateConfig()
+    limit, layout = limit or BatchLimit(), tower.layout
     by_layer = {layer: [n for n in neurons if n.layer == layer] for layer in sorted({n.layer for n in neurons})}
-    layout = tower.layout
     sums: dict[int, list[Tensor]] = {layer: [] for layer in by_layer}
     recorder = Recorder(
         tower,
@@ -80,26 +68,19 @@ def rank_by_contrast(
             for layer, found in by_layer.items():
                 index = torch.tensor([neuron.neuron for neuron in found], device=outliers_BN.device)
                 acts_BNk = recording.acts_by_layer[layer][:, layout.patches][..., index].abs()
-                sums[layer].append(_per_image(acts_BNk.double(), outliers_BN, config)[has_any].cpu())
-    candidates = []
+                sums[layer].append(_per_image(acts_BNk.double(), outliers_BN)[has_any].cpu())
+    measured: dict[RegisterNeuron, Candidate] = {}
     for layer, found in by_layer.items():
         images = torch.cat(sums[layer])
         means = images.mean(0) if len(images) else torch.zeros(3, len(found))
-        for neuron, (contrast, fires, quiet) in zip(found, means.T.tolist(), strict=True):
-            candidates.append(Candidate(neuron, contrast, fires, quiet))
-    return tuple(
-        sorted(
-            candidates,
-            key=lambda c: (c.fires_everywhere(config), -c.contrast, c.register_neuron.layer, c.register_neuron.neuron),
-        )
-    )
+        measured |= {neuron: Candidate(neuron, *row) for neuron, row in zip(found, means.T.tolist(), strict=True)}
+    return tuple(measured[neuron] for neuron in neurons)
 
 
-def _per_image(acts_BNk: Tensor, outliers_BN: Tensor, config: CandidateConfig) -> Tensor:
-    """`(B, 3, k)`: contrast, whether it fires, share of quiet patches."""
+def _per_image(acts_BNk: Tensor, outliers_BN: Tensor) -> Tensor:
+    """`(B, 3, k)`: contrast, whether it is twice as active on the outliers, share of quiet patches."""
     outliers_BN1 = outliers_BN.unsqueeze(-1)
     on_outliers = (acts_BNk * outliers_BN1).sum(1) / outliers_BN1.sum(1).clamp_min(1)
     elsewhere = (acts_BNk * ~outliers_BN1).sum(1) / (~outliers_BN1).sum(1).clamp_min(1)
-    fires = (on_outliers > config.fires * elsewhere).double()
-    contrast = on_outliers - config.elsewhere_weight * elsewhere
-    return torch.stack([contrast, fires, (acts_BNk < ACTIVE).double().mean(1)], dim=1)
+    is_twice = (on_outliers > 2 * elsewhere).double()
+    return torch.stack([on_outliers - elsewhere, is_twice, (acts_BNk < ACTIVE).double().mean(1)], dim=1)

@@ -162,66 +162,29 @@ class InspectionConfig:
 
 
 @dataclass(frozen=True)
-class CandidateConfig:
-    """Which neurons single the outliers out.
-
-    Args:
-        elsewhere_weight: of the mean |activation| on the other patches, which is taken from that on the outliers.
-        fires: so many times its mean on the other patches of an image, on the outliers: there it singles them out.
-        everywhere: of the patches; a neuron that is active on more singles none out.
-        hardly_ever: of the images; or else it has to do so in this share.
-        few: of the patches, at most, are outliers; a neuron that is active on more is dense.
-    """
-
-    elsewhere_weight: float = 1.0
-    fires: float = 2.0
-    everywhere: float = 0.5
-    hardly_ever: float = 0.1
-    few: float = 0.2
-
-
-@dataclass(frozen=True)
 class SelectionConfig:
-    """When a set of neurons is enough, and when a neuron is worth its place.
-
-    Costs are feature similarity: mean cosine of the pooled feature to the base model's.
+    """When a set of neurons is enough, and when a neuron costs too much.
 
     Args:
-        gone: share of the outliers that may stay for them to count as gone.
-        borderline: so many tokens decide nothing, because a norm next to the threshold is chance: growing may leave
-            them, and pruning may bring as many back, up to `tolerated`.
-        worth: outlier ratio that a neuron must be good for, in units of the feature similarity that it costs. Such a
-            neuron is dropped although outliers come back, up to `tolerated`.
-        min_replaceable_cost: below which a neuron's cost is not looked at before pruning.
-        min_cost: below which it is not looked at after pruning.
-        min_gain: of one scalar a layer over one a neuron, for it to be taken.
-        half: or it leaves less than this share of the outliers, where one a neuron leaves more than `tolerated`.
-        tolerated: outlier ratio up to which neurons are dropped for their cost or for borderline tokens.
-        elsewhere: outlier ratio that a set may leave on images that did not choose it.
+        gone: share of the outliers that may stay, at the detection block, for them to count as gone.
+        few: share of the patches, at most, on which a register neuron is active; one that is active on more is dense.
+        min_cost: feature similarity (mean cosine of the pooled feature to the base model's) that a neuron has to cost
+            to give way to others that do its work. (Published: an early neuron that cost 2.7 points of top-1.)
         most_neurons: of the ranking that are tried.
-        most_missing: of the ranking that may come back for images that did not choose the set.
         num_images: that choose, at most.
         num_others: images that check the choice, at most; 0: none do.
+        elsewhere: share of the outliers that may stay on those.
+        most_missing: neurons of the ranking that may come back for them.
     """
 
     gone: float = 0.01
-    borderline: float = 1.5
-    worth: float = 1.0
-    min_replaceable_cost: float = 0.005
+    few: float = 0.2
     min_cost: float = 0.005
-    min_gain: float = 0.005
-    half: float = 0.5
-    tolerated: float = 0.05
-    elsewhere: float = 0.02
     most_neurons: int = 1024
-    most_missing: int = 64
     num_images: int = 32
     num_others: int = 64
-
-    def enough(self, num_outliers: int, *, after_growing: float = 0.0) -> float:
-        """Outlier ratio that a set may leave, where growing left some."""
-        chance = min(after_growing + self.borderline / max(num_outliers, 1), self.tolerated)
-        return max(self.gone, after_growing, chance)
+    elsewhere: float = 0.02
+    most_missing: int = 64
 
 
 @dataclass(frozen=True)
@@ -232,5 +195,4 @@ class Constants:
     """
 
     inspection: InspectionConfig = field(default_factory=InspectionConfig)
-    candidates: CandidateConfig = field(default_factory=CandidateConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)

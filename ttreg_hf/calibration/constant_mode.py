@@ -94,7 +94,7 @@ def measure_constants(
     to_verify: Intervention,
     neurons: Sequence[RegisterNeuron],
     *,
-    shift_value: str,
+    shift_value: str = "per_neuron",
     gate: GateConfig,
     seed: int = 0,
 ) -> tuple[ConstantMode, Tensor]:

@@ -14,7 +14,6 @@ from ttreg_hf.calibration.constant_mode import ConstantMode
 from ttreg_hf.calibration.inspection import Inspection
 from ttreg_hf.calibration.rounds import Choice, RoundScores
 from ttreg_hf.calibration.run_state import StateStore
-from ttreg_hf.calibration.selection import PER_NEURON
 from ttreg_hf.calibration.stages import Stages
 from ttreg_hf.calibration.verdict import (
     CLEAN,
@@ -65,7 +64,6 @@ class Finding:
     looks: tuple[Look, ...]
     register_neurons: tuple[RegisterNeuron, ...] = ()
     fixed_positions: tuple[Place, ...] = ()
-    shift_value: str = PER_NEURON
     reasons: tuple[str, ...] = ()
     verification: Verification | None = None
     choice: Choice | None = None
@@ -135,10 +133,10 @@ def _counting_fixed(
     share = inspection.report.fixed_position_share
     counting = dataclasses.replace(counting, report=dataclasses.replace(counting.report, fixed_position_share=share))
     if taking.fixed_positions and taking.are_gone(rule, gate):
-        return _verified(taking, counting, None, (), PER_NEURON, gate)
+        return _verified(taking, counting, None, (), gate)
     left = stages.inspect(taking.start, rule=rule) if taking.fixed_positions else counting
     if not left.has_outliers:
-        return _verified(taking, counting, None, (), PER_NEURON, gate)
+        return _verified(taking, counting, None, (), gate)
     scores = taking.score(left, taking.start, early_stop=early_stop)
     found = _of_scores(taking, counting, scores, gate)
     return dataclasses.replace(found, inspection=counting, scores=scores)
@@ -163,9 +161,9 @@ def _of_scores(stages: Stages, inspection: Inspection, scores: RoundScores, gate
     if not ranked:
         return Finding(inspection, scores, UNRESOLVED, stages.looks(inspection), reasons=(_NO_ACTIVE_NEURON,))
     if top_k is not None:
-        return _verified(stages, inspection, scores, stages.processes.share(ranked), PER_NEURON, gate)
+        return _verified(stages, inspection, scores, stages.processes.share(ranked), gate)
     choice = stages.select(scores, gate)
-    return _verified(stages, inspection, scores, choice.register_neurons, choice.shift_value, gate, choice)
+    return _verified(stages, inspection, scores, choice.register_neurons, gate, choice)
 
 
 def _verified(
@@ -173,13 +171,12 @@ def _verified(
     inspection: Inspection,
     scores: RoundScores | None,
     neurons: tuple[RegisterNeuron, ...],
-    shift_value: str,
     gate: GateConfig,
     choice: Choice | None = None,
 ) -> Finding:
     """The verdict on these neurons, and on the spikes that the stages take away."""
     to_verify, in_sample = stages.to_verify(inspection.rule, gate)
-    found = stages.verify(to_verify, neurons, shift_value=shift_value, in_sample=in_sample, gate=gate)
+    found = stages.verify(to_verify, neurons, in_sample=in_sample, gate=gate)
     reasons = list(found.reasons(stages.num_photographs))
     if stages.is_split and found.in_sample:
         reasons.insert(0, none_held_out(inspection.report.images_with_outliers))
@@ -192,14 +189,13 @@ def _verified(
         stages.looks(inspection),
         neurons,
         stages.fixed_positions,
-        shift_value,
         tuple(reasons),
         found,
         choice,
     )
     if stages.processes.share(finding.verdict != FIXED or not (neurons and gate.constant_mode)):
         return finding
-    constant_mode, constants = stages.measure_constants(to_verify, neurons, shift_value=shift_value, gate=gate)
+    constant_mode, constants = stages.measure_constants(to_verify, neurons, gate=gate)
     return dataclasses.replace(finding, constant_mode=constant_mode, constants=constants)
 
 

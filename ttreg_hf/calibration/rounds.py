@@ -7,7 +7,7 @@ from torch import Tensor
 from ttreg_hf.calibration.candidates import Candidate
 from ttreg_hf.calibration.convergence import Convergence
 from ttreg_hf.calibration.search import Search
-from ttreg_hf.calibration.selection import PER_NEURON, Selection
+from ttreg_hf.calibration.selection import Selection
 from ttreg_hf.measuring.intervention import Outcome
 from ttreg_hf.register_neuron import RegisterNeuron
 
@@ -46,20 +46,11 @@ class Choice:
     candidates: tuple[Candidate, ...]
 
     @property
-    def shift_value(self) -> str:
-        return self.selections[-1].shift_value
-
-    @property
     def outcome(self) -> Outcome:
         """What the choice does to the images that chose it."""
-        return outcome_of(self.selections[-1])
+        return self.selections[-1].outcome
 
     @property
     def register_neurons(self) -> tuple[RegisterNeuron, ...]:
         """By the paper's score, highest first, then by layer and neuron."""
         return tuple(sorted(self.selections[-1].register_neurons, key=lambda n: (-n.score, n.layer, n.neuron)))
-
-
-def outcome_of(selection: Selection) -> Outcome:
-    """What the chosen neurons do, moved as was chosen."""
-    return selection.per_neuron if selection.shift_value == PER_NEURON else selection.per_layer

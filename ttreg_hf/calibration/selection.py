@@ -1,19 +1,38 @@
 """Third stage: the smallest set of neurons that works, found by intervention on images that did not score.
 
-Grows a prefix of the ranking until the outliers are gone, then takes out neurons that cost much of the feature and
-whose work others do too, every neuron that is not needed, and those that cost more of the feature than their outliers
-are worth. Where outliers of other images stay, neurons come back until those are gone too.
+Grows a prefix of the ranking until the outliers are gone, with neurons that fire on many ordinary patches only where
+the others are not enough; takes out neurons that cost much of the feature and whose work others do too; then every
+neuron that is not needed. Where outliers of more images stay, neurons come back until those are gone too.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ttreg_hf.calibration.config import SelectionConfig
-from ttreg_hf.calibration.tried_sets import SelectionStep, TriedSets
 from ttreg_hf.measuring.intervention import Intervention, Outcome
 from ttreg_hf.register_neuron import RegisterNeuron
 
-PER_NEURON, PER_LAYER = "per_neuron", "per_layer"
+Neurons = tuple[RegisterNeuron, ...]
+
+
+@dataclass(frozen=True)
+class SelectionStep:
+    """One set of neurons that was tried.
+
+    Args:
+        stage: `"grow"`, `"cost"` (can others do the costly one's work?), `"prune"` (not needed?) or `"elsewhere"` (on
+            other images: is one missing?).
+        num_neurons: in the set.
+        outlier_ratio: outliers after / before.
+        feature_similarity: mean cosine of the pooled feature to the base model's.
+        kept: whether it became the set to go on with.
+    """
+
+    stage: str
+    num_neurons: int
+    outlier_ratio: float
+    feature_similarity: float
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -22,17 +41,14 @@ class Selection:
 
     Args:
         register_neurons: in the order of their ranks.
-        shift_value: `"per_neuron"` or `"per_layer"`, whichever did better.
-        per_neuron, per_layer: what either does with this set.
+        outcome: what moving them does to the images that chose them.
         path: all that was tried, in order.
         images_run: forward passes of single images.
         within_budget: whether nothing was cut short.
     """
 
-    register_neurons: tuple[RegisterNeuron, ...]
-    shift_value: str
-    per_neuron: Outcome
-    per_layer: Outcome
+    register_neurons: Neurons
+    outcome: Outcome
     path: tuple[SelectionStep, ...]
     images_run: int
     within_budget: bool
@@ -60,62 +76,84 @@ def select(
             stand in for several that make outliers.
         config: when a set is enough.
     """
-    config = config or SelectionConfig()
-    tried = TriedSets(intervention, budget)
-    grown = _grown(ranked, dense, tried, config)
-    bound = config.enough(intervention.num_outliers, after_growing=tried.outcome(grown).outlier_ratio)
-    needed = _prune(_drop_replaceable_costly(grown, tried, bound, config), tried, bound)
-    chosen = _drop_costly(needed, tried, config)
+    config, tried = config or SelectionConfig(), _TriedSets(intervention, budget)
+    grown = _grown(tuple(ranked), dense, tried, config.gone)
+    bound = max(config.gone, tried.outcome(grown).outlier_ratio)
+    chosen = _prune(_drop_replaceable_costly(grown, tried, bound, config.min_cost), tried, bound)
     if others is not None and others.has_outliers:
-        left = TriedSets(others, budget - intervention.images_run, core=chosen, stage="elsewhere")
-        chosen = _with_missing(ranked, dense, left, config)
+        left = _TriedSets(others, budget - intervention.images_run, core=chosen)
+        chosen = _with_missing(tuple(ranked), dense, left, config)
         tried.join(left)
-    per_neuron = tried.outcome(chosen)
-    per_layer = intervention.outcome(chosen, shift_value=PER_LAYER)
-    is_better = _is_better(per_layer, per_neuron, config)
-    tried.note("value", chosen, per_layer, kept=is_better)
     return Selection(
         register_neurons=chosen,
-        shift_value=PER_LAYER if is_better else PER_NEURON,
-        per_neuron=per_neuron,
-        per_layer=per_layer,
+        outcome=tried.outcome(chosen),
         path=tuple(tried.path),
         images_run=intervention.images_run + (0 if others is None else others.images_run),
         within_budget=tried.within_budget,
     )
 
 
-def _grown(
-    ranked: Sequence[RegisterNeuron],
-    dense: Collection[RegisterNeuron],
-    tried: TriedSets,
-    config: SelectionConfig,
-) -> tuple[RegisterNeuron, ...]:
+class _TriedSets:
+    """All sets that were tried on the same images, each only once.
+
+    Args:
+        intervention: on these images.
+        budget: forward passes of single images that may be spent.
+        core: neurons that every set holds besides; with them all steps are of the stage `"elsewhere"`.
+    """
+
+    def __init__(self, intervention: Intervention, budget: int, *, core: Neurons = ()) -> None:
+        self.intervention, self.budget, self.core, self.within_budget = intervention, budget, core, True
+        self.path: list[SelectionStep] = []
+        self._known: dict[Neurons, Outcome] = {}
+
+    def outcome(self, neurons: Neurons) -> Outcome:
+        if neurons not in self._known:
+            self._known[neurons] = self.intervention.outcome(self.core + neurons)
+        return self._known[neurons]
+
+    def has_budget(self) -> bool:
+        """Whether one more set may be tried."""
+        if self.intervention.images_run + self.intervention.before.num_images > self.budget:
+            self.within_budget = False
+        return self.within_budget
+
+    def note(self, stage: str, neurons: Neurons, *, kept: bool) -> bool:
+        """A step of the path; whether it is kept."""
+        outcome, size = self.outcome(neurons), len(self.core) + len(neurons)
+        stage = "elsewhere" if self.core else stage
+        self.path.append(SelectionStep(stage, size, outcome.outlier_ratio, outcome.feature_similarity, kept))
+        return kept
+
+    def join(self, others: "_TriedSets") -> None:
+        """Their path follows this one."""
+        self.path += others.path
+        self.within_budget = self.within_budget and others.within_budget
+
+
+def _grown(ranked: Neurons, dense: Collection[RegisterNeuron], tried: _TriedSets, bound: float) -> Neurons:
     """A prefix of the ranking without the dense neurons if that is enough; else the better one of that and of all."""
     sparse = tuple(neuron for neuron in ranked if neuron not in dense)
-    found: list[tuple[RegisterNeuron, ...]] = []
-    for pool in filter(None, dict.fromkeys((sparse, tuple(ranked)))):
-        found.append(_grow(pool[: config.most_neurons], tried, config))
-        if tried.outcome(found[-1]).outlier_ratio <= config.enough(tried.intervention.num_outliers):
+    found: list[Neurons] = []
+    for pool in filter(None, dict.fromkeys((sparse, ranked))):
+        found.append(_grow(pool, tried, bound))
+        if tried.outcome(found[-1]).outlier_ratio <= bound:
             return found[-1]
     return min(found, key=lambda neurons: tried.outcome(neurons).outlier_ratio)
 
 
-def _grow(ranked: tuple[RegisterNeuron, ...], tried: TriedSets, config: SelectionConfig) -> tuple[RegisterNeuron, ...]:
+def _grow(ranked: Neurons, tried: _TriedSets, bound: float) -> Neurons:
     """The shortest prefix that is enough, by doubling and bisection; else the one that leaves fewest outliers."""
-    by_count: dict[int, Outcome] = {}
-    bound = config.enough(tried.intervention.num_outliers)
+    by_count: dict[int, float] = {}
 
     def is_enough(count: int) -> bool:
-        by_count[count] = tried.outcome(ranked[:count])
-        enough = by_count[count].outlier_ratio <= bound
-        tried.note("grow", ranked[:count], by_count[count], kept=enough)
-        return enough
+        by_count[count] = tried.outcome(ranked[:count]).outlier_ratio
+        return tried.note("grow", ranked[:count], kept=by_count[count] <= bound)
 
     low, high = 0, 1
     while not is_enough(high):
         if high == len(ranked) or not tried.has_budget():
-            return ranked[: min(by_count, key=lambda count: (by_count[count].outlier_ratio, count))]
+            return ranked[: min(by_count, key=lambda count: (by_count[count], count))]
         low, high = high, min(2 * high, len(ranked))
     while high - low > 1 and tried.has_budget():
         middle = (low + high) // 2
@@ -123,7 +161,29 @@ def _grow(ranked: tuple[RegisterNeuron, ...], tried: TriedSets, config: Selectio
     return ranked[:high]
 
 
-def _prune(neurons: tuple[RegisterNeuron, ...], tried: TriedSets, bound: float) -> tuple[RegisterNeuron, ...]:
+def _drop_replaceable_costly(neurons: Neurons, tried: _TriedSets, bound: float, min_cost: float) -> Neurons:
+    """Takes out neurons that cost much of the feature, while the others that do their work are still there.
+
+    Pruning looks at outliers alone: it may drop those others first, and then need the costly one. It is looked for
+    among the half that costs more, down to one neuron.
+    """
+    while len(neurons) > 1 and 1 - tried.outcome(neurons).feature_similarity >= min_cost:
+        part = neurons
+        while len(part) > 1 and tried.has_budget():
+            halves = part[: len(part) // 2], part[len(part) // 2 :]
+            part = min(halves, key=lambda half: tried.outcome(half).feature_similarity)
+        if not tried.has_budget():
+            break
+        rest = tuple(neuron for neuron in neurons if neuron != part[0])
+        gain = tried.outcome(rest).feature_similarity - tried.outcome(neurons).feature_similarity
+        is_fine = tried.outcome(rest).outlier_ratio <= bound and gain >= min_cost
+        if not tried.note("cost", rest, kept=is_fine):
+            break
+        neurons = rest
+    return neurons
+
+
+def _prune(neurons: Neurons, tried: _TriedSets, bound: float) -> Neurons:
     """Takes out what is not needed, weakest first, in runs; one that is needed is halved, down to single neurons.
 
     The weaker half is settled before anything stronger is tried, so that a weak neuron does not stay because of a
@@ -134,100 +194,29 @@ def _prune(neurons: tuple[RegisterNeuron, ...], tried: TriedSets, bound: float) 
     while runs and tried.has_budget():
         run = runs.pop()
         rest = tuple(neuron for neuron in neurons if neuron not in run)
-        if tried.core or rest:
-            outcome = tried.outcome(rest)
-            is_fine = outcome.outlier_ratio <= bound
-            tried.note("prune", rest, outcome, kept=is_fine)
-            if is_fine:
-                neurons = rest
-                continue
-        if len(run) > 1:
+        if (rest or tried.core) and tried.note("prune", rest, kept=tried.outcome(rest).outlier_ratio <= bound):
+            neurons = rest
+        elif len(run) > 1:
             runs += [run[: len(run) // 2], run[len(run) // 2 :]]
     return neurons
 
 
-def _drop_replaceable_costly(
-    neurons: tuple[RegisterNeuron, ...], tried: TriedSets, bound: float, config: SelectionConfig
-) -> tuple[RegisterNeuron, ...]:
-    """Takes out neurons that cost much of the feature, while the others that do their work are still there.
-
-    Pruning looks at outliers alone: it may drop those others first, and then need the costly one. It is looked for
-    among the half that costs more, down to one neuron.
-    """
-    while len(neurons) > 1 and 1 - tried.outcome(neurons).feature_similarity >= config.min_replaceable_cost:
-        part = neurons
-        while len(part) > 1 and tried.has_budget():
-            halves = part[: len(part) // 2], part[len(part) // 2 :]
-            part = min(halves, key=lambda half: tried.outcome(half).feature_similarity)
-        if len(part) > 1 or not tried.has_budget():
-            break
-        rest = tuple(neuron for neuron in neurons if neuron != part[0])
-        now, outcome = tried.outcome(neurons), tried.outcome(rest)
-        gain = outcome.feature_similarity - now.feature_similarity
-        is_fine = outcome.outlier_ratio <= bound and gain >= config.min_replaceable_cost
-        tried.note("cost", rest, outcome, kept=is_fine)
-        if not is_fine:
-            break
-        neurons = rest
-    return neurons
-
-
-def _drop_costly(
-    neurons: tuple[RegisterNeuron, ...], tried: TriedSets, config: SelectionConfig
-) -> tuple[RegisterNeuron, ...]:
-    """Takes out, one by one, the neuron whose outliers are least worth its cost, while one is not."""
-    least = 0 if tried.core else 1
-    while len(neurons) > least and 1 - tried.outcome(neurons).feature_similarity >= config.min_cost:
-        now = tried.outcome(neurons)
-        best: tuple[float, tuple[RegisterNeuron, ...], Outcome] | None = None
-        for place in range(len(neurons)):
-            if not tried.has_budget():
-                break
-            rest = neurons[:place] + neurons[place + 1 :]
-            outcome = tried.outcome(rest)
-            gain = outcome.feature_similarity - now.feature_similarity
-            loss = max(0.0, outcome.outlier_ratio - now.outlier_ratio)
-            if gain < config.min_cost or outcome.outlier_ratio > config.tolerated or loss > config.worth * gain:
-                continue
-            if best is None or gain - loss > best[0]:
-                best = (gain - loss, rest, outcome)
-        if best is None:
-            break
-        neurons = best[1]
-        tried.note("cost", neurons, best[2], kept=True)
-    return neurons
-
-
 def _with_missing(
-    ranked: Sequence[RegisterNeuron],
-    dense: Collection[RegisterNeuron],
-    tried: TriedSets,
-    config: SelectionConfig,
-) -> tuple[RegisterNeuron, ...]:
+    ranked: Neurons, dense: Collection[RegisterNeuron], tried: _TriedSets, config: SelectionConfig
+) -> Neurons:
     """The core of these tried, and the neurons without which their images keep outliers, in the order of ranks."""
-    core, config = tried.core, replace(config, gone=config.elsewhere)
+    core = tried.core
     if not tried.has_budget():
         return core
-    now = tried.outcome(())
-    is_enough = now.outlier_ratio <= config.enough(tried.intervention.num_outliers)
-    tried.note("elsewhere", (), now, kept=is_enough)
+    now = tried.outcome(()).outlier_ratio
     dense_last = sorted(ranked, key=lambda neuron: neuron in dense)
     rest = tuple(neuron for neuron in dense_last if neuron not in core)[: config.most_missing]
-    if is_enough or not rest:
+    if tried.note("elsewhere", (), kept=now <= config.elsewhere) or not rest:
         return core
-    back = _grow(rest, tried, config)
+    back = _grow(rest, tried, config.elsewhere)
     left = tried.outcome(back).outlier_ratio
-    if left >= now.outlier_ratio:
+    if left >= now:
         return core
-    bound = config.enough(tried.intervention.num_outliers, after_growing=left)
     strong_last = back[::-1]  # those go first: the images that chose did not miss them
-    needed = _drop_costly(_prune(strong_last, tried, bound), tried, config)
+    needed = _prune(strong_last, tried, max(config.elsewhere, left))
     return tuple(neuron for neuron in ranked if neuron in {*core, *needed})
-
-
-def _is_better(per_layer: Outcome, per_neuron: Outcome, config: SelectionConfig) -> bool:
-    """Whether one scalar a layer does clearly better: it takes the outliers away, or keeps more of the feature."""
-    if per_neuron.outlier_ratio > config.tolerated:
-        return per_layer.outlier_ratio < config.half * per_neuron.outlier_ratio
-    gain = per_layer.feature_similarity - per_neuron.feature_similarity
-    return per_layer.outlier_ratio <= config.tolerated and gain > config.min_gain

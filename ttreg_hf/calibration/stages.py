@@ -5,17 +5,17 @@ and single neurons are shared out.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from ttreg_hf.calibration.candidates import Candidate, rank_by_contrast
+from ttreg_hf.calibration.candidates import Candidate, measure_candidates
 from ttreg_hf.calibration.config import GateConfig
 from ttreg_hf.calibration.constant_mode import ConstantMode, measure_constants
 from ttreg_hf.calibration.inputs import Inputs
 from ttreg_hf.calibration.inspection import MOST_IMAGES_KEPT, Inspection, inspect, look_of, norms_of
-from ttreg_hf.calibration.rounds import Choice, RoundScores, outcome_of
+from ttreg_hf.calibration.rounds import Choice, RoundScores
 from ttreg_hf.calibration.run_state import StateStore
 from ttreg_hf.calibration.score_pass import ScorePass
 from ttreg_hf.calibration.search import SCORE, SELECT, VERIFY, Roles, search_of
@@ -172,30 +172,23 @@ class Stages:
         intervention = self._to_select(rule)
         num_others = self.constants.selection.num_others if self.is_split else 0
         others = self.intervention("select", SCORE, rule, num_others) if num_others else None
-        ranked = self._ranked(scores, self.start, intervention.batches)
-        candidates = {_pair(candidate.register_neuron): candidate for candidate in ranked}
-        selection = self._selection(ranked, intervention, others)
-        selections = [selection]
-        while len(selections) < self.config.rounds and outcome_of(selection).outlier_ratio > gate.max_outlier_ratio:
-            self.say(
-                f"{outcome_of(selection).outlier_ratio:.0%} of the outliers stay, looking again on the patched model"
-            )
-            patched = self.tower.patched(selection.register_neurons, shift_value=selection.shift_value, **self.options)
+        candidates = self._candidates(scores, self.start, intervention)
+        selections = [self._selection(candidates, intervention, others)]
+        while len(selections) < self.config.rounds and selections[-1].outcome.outlier_ratio > gate.max_outlier_ratio:
+            now = selections[-1]
+            self.say(f"{now.outcome.outlier_ratio:.0%} of the outliers stay, looking again on the patched model")
+            patched = self.tower.patched(now.register_neurons, **self.options)
             again = self.inspect(patched, rule=rule)
             if not again.has_outliers:
                 break
-            more = self._ranked(self.score(again, patched), patched, intervention.batches)
-            chosen = {_pair(neuron): candidates[_pair(neuron)] for neuron in selection.register_neurons}
-            fresh = [candidate for candidate in more if _pair(candidate.register_neuron) not in chosen]
-            following = self._selection([*chosen.values(), *fresh], intervention, others)
-            if not outcome_of(following).outlier_ratio < outcome_of(selection).outlier_ratio:
+            chosen = {_pair(neuron): candidates[_pair(neuron)] for neuron in now.register_neurons}
+            candidates = chosen | self._candidates(self.score(again, patched), patched, intervention) | chosen
+            following = self._selection(candidates, intervention, others)
+            if not following.outcome.outlier_ratio < now.outcome.outlier_ratio:
                 break
-            selection = following
-            selections.append(selection)
-            candidates = {_pair(candidate.register_neuron): candidate for candidate in fresh} | candidates
+            selections.append(following)
         return Choice(
-            selections=tuple(selections),
-            candidates=tuple(candidates[_pair(neuron)] for neuron in selection.register_neurons),
+            tuple(selections), tuple(candidates[_pair(neuron)] for neuron in selections[-1].register_neurons)
         )
 
     def are_gone(self, rule: OutlierRule, gate: GateConfig) -> bool:
@@ -210,19 +203,12 @@ class Stages:
         return intervention, not self.is_split
 
     def verify(
-        self,
-        to_verify: Intervention,
-        neurons: Sequence[RegisterNeuron],
-        *,
-        shift_value: str,
-        in_sample: bool,
-        gate: GateConfig,
+        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, in_sample: bool, gate: GateConfig
     ) -> Verification:
         """On the images of `to_verify`; arguments as in `verification.verify`."""
         return verify(
             to_verify,
             neurons,
-            shift_value=shift_value,
             in_sample=in_sample,
             gate=gate,
             inspection=self.constants.inspection,
@@ -232,7 +218,7 @@ class Stages:
         )
 
     def measure_constants(
-        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, shift_value: str, gate: GateConfig
+        self, to_verify: Intervention, neurons: Sequence[RegisterNeuron], *, gate: GateConfig
     ) -> tuple[ConstantMode, Tensor]:
         """Rows that are means over images that scored, chosen on those that choose, reported on those that verify."""
         found = measure_constants(
@@ -240,7 +226,6 @@ class Stages:
             self._to_select(to_verify.rule, stage="constants"),
             to_verify,
             neurons,
-            shift_value=shift_value,
             gate=gate,
             seed=self.config.seed,
         )
@@ -289,26 +274,28 @@ class Stages:
         images = (self.batches if role is None else self.images_for(role)).on_every_process()
         return self.progress(stage, images.first(most), min(images.num_images, most))
 
-    def _ranked(self, scores: RoundScores, tower: VisionTower, batches: Sequence[Batch]) -> tuple[Candidate, ...]:
-        search = scores.search
-        best = rank_neurons(
-            scores.scores_LF,
-            first_layer=search.first_layer,
-            last_layer=search.last_layer,
-            top_k=self.constants.selection.most_neurons,
-        )
-        return rank_by_contrast(tower, batches, search.rule, best, limit=self.limit, config=self.constants.candidates)
+    def _candidates(
+        self, scores: RoundScores, tower: VisionTower, intervention: Intervention
+    ) -> dict[tuple[int, int], Candidate]:
+        """The best by the paper's score, best first, measured on the images that choose."""
+        search, most = scores.search, self.constants.selection.most_neurons
+        best = rank_neurons(scores.scores_LF, first_layer=search.first_layer, last_layer=search.last_layer, top_k=most)
+        found = measure_candidates(tower, intervention.batches, search.rule, best, limit=self.limit)
+        return {_pair(candidate.register_neuron): candidate for candidate in found}
 
     def _selection(
-        self, ranked: Sequence[Candidate], intervention: Intervention, others: Intervention | None
+        self,
+        candidates: Mapping[tuple[int, int], Candidate],
+        intervention: Intervention,
+        others: Intervention | None,
     ) -> Selection:
+        """Of these, in their order."""
+        config = self.constants.selection
         for images in filter(None, (intervention, others)):
             images.images_run = 0
-        neurons, constants = [candidate.register_neuron for candidate in ranked], self.constants
-        dense = {candidate.register_neuron for candidate in ranked if candidate.is_dense(constants.candidates)}
-        chosen = select(
-            neurons, intervention, others=others, dense=dense, budget=self.config.budget, config=constants.selection
-        )
+        dense = {found.register_neuron for found in candidates.values() if found.sparsity < 1 - config.few}
+        ranked = [found.register_neuron for found in candidates.values()]
+        chosen = select(ranked, intervention, others=others, dense=dense, budget=self.config.budget, config=config)
         return self.processes.share(chosen)
 
 

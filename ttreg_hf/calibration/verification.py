@@ -81,7 +81,7 @@ def verify(
     intervention: Intervention,
     neurons: Sequence[RegisterNeuron],
     *,
-    shift_value: str,
+    shift_value: str = "per_neuron",
     in_sample: bool,
     gate: GateConfig,
     inspection: InspectionConfig | None = None,

@@ -21,10 +21,9 @@ _CHOSEN, _OTHER, _THIRD = "#0072b2", "#d55e00", "#009e73"
 _BARS = "#8a8a8a"
 _STAGES = {  # of `SelectionStep`: name, colour, and a marker that others do not hide
     "grow": ("grow", _CHOSEN, "o", 7),
+    "cost": ("costly, but replaceable?", _THIRD, "v", 9),
     "prune": ("needed?", _OTHER, "s", 10),
-    "cost": ("worth its cost?", _THIRD, "v", 9),
     "elsewhere": ("other images: missing?", _BARS, "^", 9),
-    "value": ("one value a layer", FAINT, "D", 12),
 }
 _MOST_SCORES, _LEAST_SCORES = 1000, 60  # of the ranking that are drawn
 _LEAST_DRIFT = 1e-7  # less is drawn as this

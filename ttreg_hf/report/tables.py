@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
-from ttreg_hf.calibration.selection import PER_NEURON
 from ttreg_hf.pictures.numbers import percent, short_number
 from ttreg_hf.report.table import Table
 
@@ -32,24 +31,24 @@ def norm_table(result: CalibrationResult) -> Table:
 
 
 def selection_table(result: CalibrationResult) -> Table | None:
-    """Both values that a register can get, for the set of each round."""
+    """The set of each round, and what it does to the images that chose it."""
     if not result.selections:
         return None
-    rows = []
-    for number, selection in enumerate(result.selections, start=1):
-        for name, outcome in (("per_neuron", selection.per_neuron), ("per_layer", selection.per_layer)):
-            rows.append(
-                (
-                    f"round {number}, {name}" + (" (used)" if name == selection.shift_value else ""),
-                    str(len(selection.register_neurons)),
-                    f"{outcome.outlier_ratio:.4f}",
-                    f"{outcome.feature_similarity:.4f}",
-                    f"{selection.images_run}" if name == PER_NEURON else "",
-                    ("yes" if selection.within_budget else "no, cut short") if name == PER_NEURON else "",
-                )
-            )
     columns = ("", "neurons", "outliers after / before", "feature similarity", "images run", "within the budget")
-    return Table(columns, tuple(rows))
+    return Table(
+        columns,
+        tuple(
+            (
+                f"round {number}",
+                str(len(selection.register_neurons)),
+                f"{selection.outcome.outlier_ratio:.4f}",
+                f"{selection.outcome.feature_similarity:.4f}",
+                str(selection.images_run),
+                "yes" if selection.within_budget else "no, cut short",
+            )
+            for number, selection in enumerate(result.selections, start=1)
+        ),
+    )
 
 
 def neuron_table(result: CalibrationResult) -> Table:
@@ -91,14 +90,13 @@ def neuron_table(result: CalibrationResult) -> Table:
 def setting_table(result: CalibrationResult) -> Table:
     """Every setting, and whether it was chosen automatically."""
     values: dict[str, Any] = dataclasses.asdict(result.config) | {"shift_value": result.shift_value}
-    automatic = {*result.chosen, *(("shift_value",) if result.selections else ())}
     return Table(
         ("setting", "value", "from"),
         tuple(
             (
                 name,
                 "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value),
-                "chosen automatically" if name in automatic else "given, or the default",
+                "chosen automatically" if name in result.chosen else "given, or the default",
             )
             for name, value in values.items()
         ),
