@@ -284,18 +284,15 @@ class Stages:
         return {_pair(candidate.register_neuron): candidate for candidate in found}
 
     def _selection(
-        self,
-        candidates: Mapping[tuple[int, int], Candidate],
-        intervention: Intervention,
-        others: Intervention | None,
+        self, found: Mapping[tuple[int, int], Candidate], intervention: Intervention, others: Intervention | None
     ) -> Selection:
-        """Of these, in their order."""
-        config = self.constants.selection
+        """Of these candidates, in their order."""
         for images in filter(None, (intervention, others)):
             images.images_run = 0
-        dense = {found.register_neuron for found in candidates.values() if found.sparsity < 1 - config.few}
-        ranked = [found.register_neuron for found in candidates.values()]
-        chosen = select(ranked, intervention, others=others, dense=dense, budget=self.config.budget, config=config)
+        config, budget = self.constants.selection, self.config.budget
+        dense = {each.register_neuron for each in found.values() if each.sparsity < 1 - config.few}
+        ranked = [each.register_neuron for each in found.values()]
+        chosen = select(ranked, intervention, others=others, dense=dense, budget=budget, config=config)
         return self.processes.share(chosen)
 
 
