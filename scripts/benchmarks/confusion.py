@@ -52,6 +52,9 @@ class Plan:
 
 def confusion_table(
     seeds: Annotated[int, typer.Option(help="How many models of each sort.")] = 10,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Of each sort. Those from 10 on were never used while rules were set.")
+    ] = 0,
     family: Annotated[
         list[str], typer.Option(callback=one_of(*FAMILIES), help="May be given again; all by default.")
     ] = [],  # noqa: B006
@@ -95,7 +98,7 @@ def confusion_table(
         return
     steps = ("", *steps_of(without))
     plan = Plan(num_images, processes, _grown_models(grown, photographs, device), trial=len(steps) > 1)
-    wanted = _planted_cells(seeds, family or FAMILIES, _kinds(kind, unseen=unseen))
+    wanted = _planted_cells(range(first_seed, first_seed + seeds), family or FAMILIES, _kinds(kind, unseen=unseen))
     if tenth is not None:
         wanted = tenth_of(wanted, tenth, seed)
     if plan.grown is not None:
@@ -130,11 +133,11 @@ def _kinds(given: Sequence[str], *, unseen: bool) -> list[str]:
     return sorted(given or allowed, key=lambda name: name not in _LONGEST)
 
 
-def _planted_cells(seeds: int, families: Iterable[str], kinds: Sequence[str]) -> list[Cell]:
+def _planted_cells(seeds: Iterable[int], families: Iterable[str], kinds: Sequence[str]) -> list[Cell]:
     families = tuple(families)
     return [
         Cell(of_family, of_kind, trigger, seed)
-        for seed in range(seeds)
+        for seed in seeds
         for of_kind in kinds
         for of_family in families
         for trigger in triggers_of(of_family, of_kind)

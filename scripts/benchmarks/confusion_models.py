@@ -139,7 +139,7 @@ def _planted_outcome(
         extra=tuple(extra[:10]),
         seconds=seconds,
         without=without,
-        shift_value=result.shift_value,
+        constant_mode=None if result.constant_mode is None else result.constant_mode.passed,
     )
 
 
@@ -178,5 +178,5 @@ def _grown_outcome(
         extra=(),
         seconds=seconds,
         without=without,
-        shift_value=result.shift_value,
+        constant_mode=None if result.constant_mode is None else result.constant_mode.passed,
     )

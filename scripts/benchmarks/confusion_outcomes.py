@@ -45,7 +45,7 @@ class Outcome(Cell):
         missing, extra: what is planted and not found, and found and not planted, ten at most.
         seconds: that calibration took.
         without: what was taken out of calibration, or set otherwise, by its name in `STEPS`; nothing by default.
-        shift_value: that it chose.
+        constant_mode: whether it keeps the bounds of the verdict too; `None` where it was not measured.
     """
 
     expected: tuple[str, ...]
@@ -62,7 +62,7 @@ class Outcome(Cell):
     extra: tuple[tuple[Any, ...], ...]
     seconds: float
     without: str = ""
-    shift_value: str = ""
+    constant_mode: bool | None = None
 
     @property
     def is_right(self) -> bool:

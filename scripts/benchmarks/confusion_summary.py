@@ -39,6 +39,7 @@ def _entry(kind: str, found: Sequence[Outcome | Unjudged]) -> dict[str, Any]:
         "verdicts": dict(collections.Counter(outcome.got for outcome in outcomes)),
         "recovery": dict(collections.Counter(outcome.recovery for outcome in outcomes)),
         "foreign neurons": sum(outcome.foreign for outcome in outcomes),
+        "constant mode": _passed(outcome.constant_mode for outcome in outcomes),
         "unjudged": dict(collections.Counter(one.why for one in unjudged)),
         "median seconds": statistics.median(outcome.seconds for outcome in outcomes) if outcomes else 0.0,
         "wrong": [f"{one.name}: {one.got}, {one.recovery}" for one in outcomes if not one.is_right],
@@ -46,11 +47,28 @@ def _entry(kind: str, found: Sequence[Outcome | Unjudged]) -> dict[str, Any]:
     }
 
 
+def _passed(checks: Iterable[bool | None]) -> str:
+    """How many of the models in which it was measured keep the bounds."""
+    measured = [passed for passed in checks if passed is not None]
+    return f"{sum(measured)} of {len(measured)}" if measured else ""
+
+
 def table(judged: Iterable[Outcome | Unjudged]) -> str:
     """The summary as Markdown."""
     verdicts, recoveries = ("fixed", "clean", "unresolved"), (EXACT, MINIMAL, TOO_FEW, FOREIGN, UNWIRED, NONE)
     whys = (LEFT_OUT, FAILED)
-    heads = ("kind", "models", "right", "expected", *verdicts, *recoveries, "foreign neurons", *whys, "seconds")
+    heads = (
+        "kind",
+        "models",
+        "right",
+        "expected",
+        *verdicts,
+        *recoveries,
+        "foreign neurons",
+        "constant mode",
+        *whys,
+        "seconds",
+    )
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for entry in summary(judged):
         got, recovery, unjudged = entry["verdicts"], entry["recovery"], entry["unjudged"]
@@ -59,6 +77,7 @@ def table(judged: Iterable[Outcome | Unjudged]) -> str:
             *(got.get(verdict, "") for verdict in verdicts),
             *(recovery.get(name, "") for name in recoveries),
             entry["foreign neurons"],
+            entry["constant mode"],
             *(unjudged.get(why, "") for why in whys),
             f"{entry['median seconds']:.1f}",
         ]

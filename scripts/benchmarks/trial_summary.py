@@ -75,7 +75,7 @@ def _pairs(whole: dict[Cell, Outcome | Unjudged], without: dict[Cell, Outcome | 
 
 def _said(found: Outcome) -> tuple[Any, ...]:
     """What people would notice."""
-    return found.got, found.recovery, found.found, found.missing, found.extra, found.shift_value
+    return found.got, found.recovery, found.found, found.missing, found.extra
 
 
 def _line(one: Outcome, other: Outcome) -> str:

@@ -1,7 +1,7 @@
 """The confusion table counts every planted model, goes on where it ended, and survives what fails."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import typer
@@ -116,6 +116,21 @@ def test_an_interrupted_run_prints_the_table_of_what_was_done_and_keeps_its_line
     (entry,) = json.loads(shown.out)
     assert entry["models"] == len((tmp_path / "l").read_text().splitlines()) == 1
     assert "interrupted after 1 of 3 results" in shown.err
+
+
+def test_the_summary_counts_in_how_many_models_constant_mode_keeps_the_bounds():
+    found = [replace(_outcome(_cell(seed=seed)), constant_mode=kept) for seed, kept in enumerate((True, False, None))]
+    (entry,) = summary(found)
+    assert entry["constant mode"] == "1 of 2"
+    assert "| 1 of 2 |" in table(found)
+    assert summary(found[2:])[0]["constant mode"] == ""
+
+
+def test_models_of_other_seeds_are_made_on_demand(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(confusion, "_judged", lambda left, *_: asked.extend(left) or map(_outcome, left))
+    confusion_table(seeds=2, first_seed=10, family=["clip"], kind=["nothing"], processes=1, as_json=True)
+    assert [cell.seed for cell in asked] == [10, 11]
 
 
 def test_a_fixed_model_is_right_only_with_planted_neurons_that_are_enough():
