@@ -10,7 +10,7 @@ from ttreg_hf import add_test_time_registers
 from ttreg_hf.applying import constants_of
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.evaluation.constant_row import constant_row, why_no_constants
+from ttreg_hf.evaluation.constant_row import constant_row, in_constant_mode, why_no_constants
 from ttreg_hf.evaluation.rows import model_rows
 from ttreg_hf.evaluation.token_probe import kinds_of_tokens, pick_tokens
 from ttreg_hf.measuring.recorder import Recorder
@@ -68,8 +68,16 @@ def test_a_calibrated_model_has_a_row_in_constant_mode_and_others_say_why_not(pl
     others = add_test_time_registers(planted.model, [[0, 1]])
     constant = add_test_time_registers(planted.model, result, test_time_register_mode="constant")
     assert "needs a calibration that measured its rows" in why_no_constants(patched, None)
+    none = dataclasses.replace(result, constants=None)
+    assert f"which is `{result.verdict}`, measured no rows" in why_no_constants(patched, none)
     assert "these are others" in why_no_constants(others, result)
     assert "in constant mode itself" in why_no_constants(constant, result)
+
+
+def test_the_row_in_constant_mode_takes_the_same_spikes_away(planted):
+    patched = add_test_time_registers(planted.model, planted.register_neurons, fixed_positions=[[0, 3]])
+    row = in_constant_mode(patched, torch.zeros(2, planted.model.config.hidden_size))
+    assert row.config.fixed_positions == patched.config.fixed_positions == [[0, 3]]
 
 
 def random_row(patched, seed=0):

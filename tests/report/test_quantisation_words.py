@@ -51,3 +51,12 @@ def test_it_says_what_was_simulated_and_nothing_of_other_tasks_or_of_unquantised
     assert words[0] == f"Simulated, by rounding: {SCHEME}. By torchao's kernels: int8 dynamic, torchao."
     assert len(words) == 3
     assert quantisation_words(evaluation_of(*figures, task="knn")) == []
+
+
+@pytest.mark.parametrize(("constant", "ending"), [(0.001, "constant mode is better."), (0.004, "does not help here.")])
+def test_constant_mode_is_held_against_the_baselines_too_and_is_none_itself(constant, ending):
+    row = Figure(ORDINARY, SCHEME, "constant mode", constant, constant - 0.0005, constant + 0.0005)
+    words = quantisation_words(evaluation_of(*rows(0.0015, 0.003, 0.005), row))
+    assert [each.rsplit(": ", 1)[1] for each in words[1:]] == ["patching is better.", words[2].rsplit(": ", 1)[1]]
+    assert words[2].endswith(ending)
+    assert all("best baseline 0.3 % (base)" in each for each in words[1:])

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping
 from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
 from ttreg_hf.evaluation.quantisation import ORDINARY, POOLED, UNQUANTISED, QuantisationErrors
 from ttreg_hf.evaluation.quantisation_scheme import SCHEMES
-from ttreg_hf.evaluation.rows import PATCHED, TRAINED
+from ttreg_hf.evaluation.rows import CONSTANT, PATCHED, TRAINED
+
+_OURS = {PATCHED: "patching", CONSTANT: "constant mode"}
 
 
 def quantisation_words(evaluation: Evaluation) -> list[str]:
-    """One sentence a primary figure and scheme, and which schemes were simulated; nothing of another task."""
+    """One sentence a primary figure, scheme and row of ours, and which schemes were simulated; nothing of another task."""
     if evaluation.task != QuantisationErrors.name:
         return []
     settings = list(dict.fromkeys(each.setting for each in evaluation.figures if each.setting in SCHEMES))
@@ -18,28 +20,38 @@ def quantisation_words(evaluation: Evaluation) -> list[str]:
     listed = ("; ".join(names) or "none" for names in (simulated, kernels))
     words = ["Simulated, by rounding: {}. By torchao's kernels: {}.".format(*listed)]
     for metric in (POOLED, ORDINARY):
-        words += [
-            _sentence(metric, label, figures)
-            for label, figures in _by_setting(evaluation, metric)
-            if label != UNQUANTISED and PATCHED in figures
-        ]
+        for scheme, figures in by_setting(evaluation, metric):
+            ours = [row for row in _OURS if row in figures and scheme != UNQUANTISED]
+            words += [_sentence(f"{metric}, {scheme}", row, figures) for row in ours]
     return words
 
 
-def _by_setting(evaluation: Evaluation, metric: str) -> Iterator[tuple[str, dict[str, Figure]]]:
+def against_best_baseline(row: str, figures: Mapping[str, Figure]) -> tuple[Figure, str]:
+    """The best baseline, which is neither row of ours nor another model, and whether one of ours beats it.
+
+    Args:
+        row: of ours: patched, or in constant mode.
+        figures: of one metric and scheme, by row.
+    """
+    ours = figures[row]
+    baselines = (each for name, each in figures.items() if name not in (*_OURS, TRAINED))
+    best = min(baselines, key=lambda each: each.value)
+    if ours.value >= best.value:
+        return best, f"{_OURS[row]} does not help here"
+    if ours.high is None or best.low is None or ours.high >= best.low:
+        return best, "lower, but the intervals meet, so nothing is shown"
+    return best, f"{_OURS[row]} is better"
+
+
+def by_setting(evaluation: Evaluation, metric: str) -> Iterator[tuple[str, dict[str, Figure]]]:
+    """Setting -> row -> figure, of one metric."""
     of_metric = [each for each in evaluation.figures if each.metric == metric]
     for setting in dict.fromkeys(each.setting for each in of_metric):
         yield setting, {each.row: each for each in of_metric if each.setting == setting}
 
 
-def _sentence(metric: str, scheme: str, figures: Mapping[str, Figure]) -> str:
-    """Whether the patched model beats the best of the others, with intervals that do not meet."""
-    ours = figures[PATCHED]
-    best = min((each for row, each in figures.items() if row not in (PATCHED, TRAINED)), key=lambda each: each.value)
-    percents = f"patched {100 * ours.value:.3g} %, best baseline {100 * best.value:.3g} % ({best.row})"
-    numbers = f"{metric}, {scheme}: {percents}"
-    if ours.value >= best.value:
-        return f"{numbers}: patching does not help here."
-    if ours.high is None or best.low is None or ours.high >= best.low:
-        return f"{numbers}: lower, but the intervals meet, so nothing is shown."
-    return f"{numbers}: patching is better."
+def _sentence(label: str, row: str, figures: Mapping[str, Figure]) -> str:
+    best, words = against_best_baseline(row, figures)
+    return (
+        f"{label}: {row} {100 * figures[row].value:.3g} %, best baseline {100 * best.value:.3g} % ({best.row}): {words}."
+    )
