@@ -11,13 +11,13 @@ from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
 from ttreg_hf.evaluation.evaluation_result import EXPLORATORY, PRIMARY, Evaluation, Figure
 from ttreg_hf.evaluation.evaluation_run import evaluate
-from ttreg_hf.evaluation.rows import BASE, INTERPOLATED, MASKED, PATCHED, RANDOM, ZEROED
+from ttreg_hf.evaluation.rows import BASE, CONSTANT, INTERPOLATED, MASKED, PATCHED, RANDOM, ZEROED
 from ttreg_hf.measuring.intervals import Interval
 from ttreg_hf.report.table import Table, markdown
 
 ORIGINAL, GROWN = "before growing", "grown"
 TASKS = ("segmentation-probe", "object-discovery", "segmentation")
-COLUMNS = {BASE: GROWN, PATCHED: PATCHED, ZEROED: ZEROED, RANDOM: RANDOM, INTERPOLATED: INTERPOLATED, MASKED: MASKED}
+COLUMNS = {BASE: GROWN} | {row: row for row in (PATCHED, CONSTANT, ZEROED, RANDOM, INTERPOLATED, MASKED)}
 CAPTION = (
     "The artifacts were trained in by this project. The figures show whether what growing changed comes back, never "
     "that patching helps a model that was trained elsewhere."

@@ -6,7 +6,9 @@ Letters: `B` crops, `P` photographs, `N` patches, `T` tokens.
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +20,17 @@ from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.evaluation.rows import BASE, model_rows
+from ttreg_hf.evaluation.constant_row import constant_row, why_no_constants
+from ttreg_hf.evaluation.rows import BASE, CONSTANT, ROWS, model_rows
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.measuring.intervals import interval_of_mean, interval_of_ratio
 from ttreg_hf.measuring.measurement import Measurement, measure
 from ttreg_hf.measuring.tower import VisionTower
+
+RESULT_FILE = "result.json"
+"""Of a judgement, in the folder of its model."""
 
 _BATCH_SIZE = 16
 
@@ -38,11 +44,15 @@ class Row:
         outlier_ratio: outlier tokens over those of the grown model, with its interval; `None` if that has none.
         distances: 1 - mean cosine to the final hidden states before growing, with its interval, of CLS, of ordinary
             patches and of those that are outliers in the grown model; `None` where there is no such patch.
+        drifts: the same to the final hidden states of the grown model. CLS is the pooled feature.
+        largest_norm: of a patch, over the median of its block, where that is largest.
     """
 
     model: str
     outlier_ratio: tuple[float, ...] | None
     distances: dict[str, tuple[float, ...] | None]
+    drifts: dict[str, tuple[float, ...] | None]
+    largest_norm: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Judgement:
         norm_threshold, detection_layer: that it chose.
         outliers_an_image: of the grown model, on the photographs to report on.
         rows: the grown model and what is made of it.
+        left_out: rows that there cannot be, and why.
         seconds: of growing and of calibrating.
     """
 
@@ -70,6 +81,7 @@ class Judgement:
     detection_layer: int | None
     outliers_an_image: float
     rows: tuple[Row, ...]
+    left_out: dict[str, str]
     seconds: dict[str, float]
 
     @property
@@ -90,24 +102,48 @@ def calibrated(grown: PreTrainedModel, crops: Crops, folder: Path, *, seed: int)
     return result, time.perf_counter() - start
 
 
+def models_of(grown: PreTrainedModel, result: CalibrationResult) -> tuple[dict[str, Any], dict[str, str]]:
+    """The grown model, patched with what was found, and its controls, by row; and why there is no constant mode.
+
+    The grown model alone if nothing was found.
+    """
+    if not result.register_neurons:
+        return {BASE: grown}, {CONSTANT: f"no register neurons were found, the verdict is `{result.verdict}`"}
+    patched = add_test_time_registers(grown, result)
+    models, why_not = model_rows(patched), why_no_constants(patched, result)
+    if why_not is not None:
+        return models, {CONSTANT: why_not}
+    models[CONSTANT] = constant_row(patched, result).model
+    return {name: models[name] for name in ROWS if name in models}, {}
+
+
 def rows_of(
-    original: PreTrainedModel, grown: PreTrainedModel, result: CalibrationResult, crops: Crops
+    original: PreTrainedModel, models: Mapping[str, PreTrainedModel], result: CalibrationResult, crops: Crops
 ) -> tuple[Row, ...]:
-    """The grown model, patched with what was found, and its controls; the grown model alone if nothing was found."""
-    models = {BASE: grown}
-    if result.register_neurons:
-        models = model_rows(add_test_time_registers(grown, result))
+    """What each model makes of the crops.
+
+    Args:
+        original: before growing.
+        models: by row; `base` is the grown model.
+        result: its calibration, which says what an outlier is.
+        crops: to measure on.
+    """
     measured = {name: _measured(model, crops, result) for name, model in models.items()}
-    before_BT = _hidden_states(original, crops.pixels)
+    before_BT, grown_BT = (_hidden_states(model, crops.pixels) for model in (original, models[BASE]))
     outliers_BN = torch.stack(measured[BASE].outliers_BN)
-    return tuple(
-        Row(
-            name,
-            _outlier_ratio(measured[name], measured[BASE], crops.photographs),
-            _distances(_hidden_states(model, crops.pixels), before_BT, outliers_BN, crops.photographs),
+    rows = []
+    for name, model in models.items():
+        found, states_BT = measured[name], _hidden_states(model, crops.pixels)
+        rows.append(
+            Row(
+                name,
+                _outlier_ratio(found, measured[BASE], crops.photographs),
+                _distances(states_BT, before_BT, outliers_BN, crops.photographs),
+                _distances(states_BT, grown_BT, outliers_BN, crops.photographs),
+                float((found.norms.max_L / found.norms.quantile_L(0.5)).max()),
+            )
         )
-        for name, model in models.items()
-    )
+    return tuple(rows)
 
 
 def outliers_an_image(grown: PreTrainedModel, result: CalibrationResult, crops: Crops) -> float:
@@ -116,10 +152,13 @@ def outliers_an_image(grown: PreTrainedModel, result: CalibrationResult, crops: 
 
 
 def _measured(model: PreTrainedModel, crops: Crops, result: CalibrationResult) -> Measurement:
-    batches = ImageBatches(
-        crops.pixels, None, num_images=len(crops.pixels), batch_size=_BATCH_SIZE, device=model.device
-    )
-    return measure(VisionTower.to_measure(model), batches, result.outlier_rule)
+    return measure(VisionTower.to_measure(model), batches_of(crops, model), result.outlier_rule)
+
+
+def batches_of(crops: Crops, model: PreTrainedModel) -> ImageBatches:
+    """All crops, on the model's device."""
+    count = len(crops.pixels)
+    return ImageBatches(crops.pixels, None, num_images=count, batch_size=_BATCH_SIZE, device=model.device)
 
 
 @torch.no_grad()

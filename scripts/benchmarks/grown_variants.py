@@ -19,6 +19,7 @@ class Variant:
         outliers: patches of each image that are to become outliers.
         image_size: height and width in pixels.
         batch_size: images of a step.
+        other_size: at which the constants that were measured at `image_size` are used too.
         expected: verdicts of a calibration that are right.
     """
 
@@ -28,6 +29,7 @@ class Variant:
     outliers: int = 3
     image_size: int = 224
     batch_size: int = 64
+    other_size: int = 518
     expected: tuple[str, ...] = ("fixed",)
 
     @property
@@ -43,7 +45,7 @@ VARIANTS = {
         Variant("all", ALL, 8.0),
         Variant("strong", ALL, 20.0),
         Variant("single", MLPS, 12.0, outliers=1),
-        Variant("large", MLPS, 8.0, outliers=8, image_size=518, batch_size=12),
+        Variant("large", MLPS, 8.0, outliers=8, image_size=518, batch_size=12, other_size=224),
         Variant("attention", NO_MLPS, 8.0, expected=("unresolved",)),
     )
 }

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from benchmarks import grown as command
 from benchmarks.growing import grow, random_crops
-from benchmarks.grown import CAPTION, table
-from benchmarks.grown_judging import Judgement, calibrated, outliers_an_image, rows_of
+from benchmarks.grown_judging import Judgement, calibrated, models_of, outliers_an_image, rows_of
 from benchmarks.grown_photographs import Crops, crops_to_calibrate, crops_to_report, squares_to_grow
+from benchmarks.grown_table import CAPTION, table
 from benchmarks.grown_variants import VARIANTS
 from PIL import Image
 
@@ -44,7 +44,7 @@ def test_neurons_that_nobody_wired_are_found_and_the_original_comes_back(grown, 
     assert found.register_neurons
     assert found.verdict != "clean"  # a tiny random model may lose as little by zeroing them: then it is not `fixed`
     crops = Crops(grown.images, torch.arange(len(grown.images)) // 8)
-    rows = {row.model: row for row in rows_of(grown.original, grown.grown, found, crops)}
+    rows = {row.model: row for row in rows_of(grown.original, models_of(grown.grown, found)[0], found, crops)}
     assert outliers_an_image(grown.grown, found, crops) > 0.5
     assert rows["base"].outlier_ratio == (1.0, 1.0, 1.0)
     assert rows["patched"].outlier_ratio[0] < 0.1
@@ -119,17 +119,20 @@ def test_missing_photographs_are_one_message(tmp_path):
 
 
 def test_the_table_says_what_it_does_not_show_and_has_a_line_a_model():
-    judged = Judgement("mlps", 1, ("fixed",), "clean", (), {}, None, None, 0.0, (), {"growing": 1.0})
+    judged = Judgement(
+        "mlps", 1, ("fixed",), "clean", (), {}, None, None, 0.0, (), {"constant mode": "none"}, {"growing": 1.0}
+    )
     text = table([json.loads(judged.to_json())])
     assert text.startswith(CAPTION)
     assert "| mlps | 1 | clean | no |" in text
+    assert text.endswith("mlps, 1: no row constant mode: none.\n")
 
 
 def test_a_job_goes_on_where_it_ended(tmp_path, monkeypatch):
     """Grown and judged already: nothing but the table is left."""
-    judged = Judgement("mlps", 0, ("fixed",), "fixed", (), {"7": 2}, 1.0, 8, 3.0, (), {"growing": 1.0})
+    judged = Judgement("mlps", 0, ("fixed",), "fixed", (), {"7": 2}, 1.0, 8, 3.0, (), {}, {"growing": 1.0})
     (tmp_path / "mlps-0").mkdir()
     (tmp_path / "mlps-0" / "result.json").write_text(judged.to_json())
-    monkeypatch.setattr(command, "_run_all", lambda jobs, processes: None)
+    monkeypatch.setattr(command, "_run_all", lambda jobs, processes: True)
     command.grown_artifacts(tmp_path, tmp_path, tmp_path, variant=["mlps"], seed=[0], device="cpu")
     assert "| mlps | 0 | fixed | yes | 7: 2 |" in (tmp_path / "grown.md").read_text(encoding="utf-8")

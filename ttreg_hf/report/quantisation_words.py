@@ -11,7 +11,7 @@ _OURS = {PATCHED: "patching", CONSTANT: "constant mode"}
 
 
 def quantisation_words(evaluation: Evaluation) -> list[str]:
-    """One sentence a primary figure, scheme and row of ours, and which schemes were simulated; nothing of another task."""
+    """One sentence a primary figure, scheme and row of ours, and what was simulated; nothing of other tasks."""
     if evaluation.task != QuantisationErrors.name:
         return []
     settings = list(dict.fromkeys(each.setting for each in evaluation.figures if each.setting in SCHEMES))
@@ -52,6 +52,5 @@ def by_setting(evaluation: Evaluation, metric: str) -> Iterator[tuple[str, dict[
 
 def _sentence(label: str, row: str, figures: Mapping[str, Figure]) -> str:
     best, words = against_best_baseline(row, figures)
-    return (
-        f"{label}: {row} {100 * figures[row].value:.3g} %, best baseline {100 * best.value:.3g} % ({best.row}): {words}."
-    )
+    percents = f"{row} {100 * figures[row].value:.3g} %, best baseline {100 * best.value:.3g} % ({best.row})"
+    return f"{label}: {percents}: {words}."
