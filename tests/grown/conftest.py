@@ -23,6 +23,7 @@ from transformers import BitImageProcessorPil, PreTrainedModel
 
 SIZE, PATCH = 112, 14
 COUNTS = {"num_train": 12, "num_test": 8}
+SCHEMES = ("int8 static, maximum", "int8 dynamic")
 TINY = Variant("tiny", MLPS, 8.0, outliers=2, image_size=SIZE, batch_size=8, other_size=168)
 
 
@@ -89,6 +90,7 @@ def done(grown, textures, tmp_path_factory) -> Path:
     _composites(folder, folder / "photographs" / "report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "tiny", dataclasses.replace(TINY, expected=("fixed", "unresolved")))
+        patch.setattr("benchmarks.grown_quantisation.SIMULATED", SCHEMES)
         patch.setattr(command, "_run_all", lambda jobs, processes: not any(map(command.run_job, jobs)))
         command.grown_artifacts(
             folder / "base",

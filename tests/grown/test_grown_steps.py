@@ -26,9 +26,7 @@ from ttreg_hf.images.batch import Batch
 from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.tower import VisionTower
 
-from .conftest import SIZE, TINY
-
-SCHEMES = ("int8 static, maximum", "int8 dynamic")
+from .conftest import SCHEMES, SIZE, TINY
 
 
 @pytest.fixture
