@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from benchmarks.grown_judging import models_of
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
 from ttreg_hf.evaluation.evaluation_result import EXPLORATORY, PRIMARY, Evaluation, Figure
@@ -62,7 +63,9 @@ def dense_tasks(
             for task in TASKS
         ]
 
-    return {ORIGINAL: measured(original, result.register_neurons, ()), GROWN: measured(grown, result, None)}
+    left_out = models_of(grown, result)[1]
+    of_grown = [each | {"left_out": each["left_out"] | left_out} for each in measured(grown, result, None)]
+    return {ORIGINAL: measured(original, result.register_neurons, ()), GROWN: of_grown}
 
 
 def dense_tables(found: Mapping[str, Path]) -> str:
