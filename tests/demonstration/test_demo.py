@@ -11,13 +11,13 @@ from PIL import Image
 
 import ttreg_hf
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.demonstration.demo import demo
+from ttreg_hf.demonstration.demo import demo, show
 from ttreg_hf.demonstration.demo_page import Shown, render_demo
 from ttreg_hf.measuring.image_maps import MapRecorder, image_maps
 from ttreg_hf.planted import PLANTED_NOTE
 from ttreg_hf.report.neuron_switch import State, directions
 
-from .conftest import LAYER, THRESHOLD
+from .conftest import LAYER, THRESHOLD, marked
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -67,7 +67,7 @@ def test_the_last_state_is_the_patched_model_with_its_own_options(shown, options
 
 def test_a_stock_model_with_neurons_shows_what_the_patched_one_shows(shown):
     neurons = shown.patched.config.register_neurons
-    made = demo(shown.base, shown.images, neurons, norm_threshold=THRESHOLD, detection_layer=LAYER)
+    made = show(marked(shown.base, neurons), shown.images)
     assert data_of(made.html) == data_of(shown.demo.html)
 
 
@@ -131,7 +131,7 @@ def test_a_model_without_known_neurons_is_shown_as_it_is_with_two_steps(shown):
 def test_pictures_without_outliers_are_told(shown):
     told = "there is no fog to lift here"
     assert told not in shown.demo.html
-    assert told in demo(shown.patched, shown.images[0], norm_threshold=1e6).html
+    assert told in show(marked(shown.patched, norm_threshold=1e6), shown.images[:1]).html
 
 
 def test_a_planted_model_is_named_as_one_and_a_real_one_is_not(shown):

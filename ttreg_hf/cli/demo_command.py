@@ -12,7 +12,9 @@ from ttreg_hf.cli.printer import Printer, is_first_rank
 from ttreg_hf.cli.progress import progress_bars
 
 if TYPE_CHECKING:
+    from ttreg_hf.calibration.calibration_result import CalibrationResult
     from ttreg_hf.demonstration.space import Space
+    from ttreg_hf.demonstration.subject import Subject
     from ttreg_hf.loading import ModelSource
 
 _FOLDER = Path("ttreg-demo")
@@ -47,7 +49,7 @@ def demo(
     if live_options.live:
         _live(model, model_options, space_options, live_options, calibration, Printer(json))
         return
-    from ttreg_hf.demonstration.demo import demo as make_demo
+    from ttreg_hf.demonstration.demo import show
     from ttreg_hf.demonstration.space import static_space
     from ttreg_hf.images.photographs import photographs_to_picture
     from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
@@ -58,11 +60,12 @@ def demo(
     pictures, output = images or photographs_to_picture(), output or _FOLDER
     check_output(output, overwrite=overwrite)
     check_images(pictures)
-    loaded, how, _ = _opened(model, model_options, calibration)
+    given = None if calibration is None else read_calibration(calibration)
+    subject = _opened(model_source(model, model_options), given)
     if not is_first_rank():
         return
     with progress_bars(len(pictures)) as progress:
-        made = make_demo(loaded, pictures, **how, progress=progress)
+        made = show(subject, pictures, progress=progress)
     page = made.save(output, overwrite=overwrite)
     printer.say(f"wrote {page}")
     if len(made.switch.states) == 1:
@@ -72,7 +75,7 @@ def demo(
         published = _publish(static_space(made), space_options, model_options.token, printer)
         if published["commit"] is not None:
             printer.note("note: the pictures on the page can be seen by whoever may see the Space")
-            if isinstance(loaded, TTRegModelMixin) and Path(model).is_dir():
+            if isinstance(subject.model, TTRegModelMixin) and Path(model).is_dir():
                 _link(Path(model), space_options.space, printer)
     printer.result({"model": model, "images": pictures, "page": page, "space": published})
 
@@ -90,40 +93,28 @@ def _live(
     from ttreg_hf.demonstration.live_space import live_space
 
     gradio_version()  # an error before the model is loaded, if there is none
-    loaded, how, source = _opened(model, model_options, calibration)
+    given = None if calibration is None else read_calibration(calibration)
+    source = model_source(model, model_options)
+    subject = _opened(source, given)
     if not is_first_rank():
         return
     if space_options.space is None:
-        serve_live(loaded, **how, port=live_options.port, share=live_options.share, say=printer.note)
+        serve_live(subject, port=live_options.port, share=live_options.share, say=printer.note)
         return
     space = live_space(
-        loaded, model, commit=source.commit(), calibration=how["register_neurons"], options=_of_loading(model_options)
+        subject.model, model, commit=source.commit(), calibration=given, options=_of_loading(model_options)
     )
     published = _publish(space, space_options, model_options.token, printer)
     printer.result({"model": model, "space": published})
 
 
-def _opened(
-    model: str, model_options: options.ModelOptions, calibration: Path | None
-) -> tuple[Any, dict[str, Any], "ModelSource"]:
-    """The model, how it is demonstrated, and where it comes from."""
-    from ttreg_hf.demonstration.demo import constants_to_show
-    from ttreg_hf.pictures.visualization import patched_form
+def _opened(source: "ModelSource", given: "CalibrationResult | None") -> "Subject":
+    """The model, by the calibration that was given, else by the one beside it."""
+    from ttreg_hf.demonstration.subject import Subject
 
-    given = None if calibration is None else read_calibration(calibration)
-    source = model_source(model, model_options)
     loaded, processor = open_model(source)
-    result = given or calibration_of(loaded, source)
-    measured = None if result is None or result.on_other_weights else result.norms
-    how = {
-        "register_neurons": given,
-        "processor": processor,
-        "detection_layer": None if measured is None else measured.detection_layer,
-        "norm_threshold": None if measured is None else measured.norm_threshold,
-        "constants": None if given is not None else constants_to_show(patched_form(loaded, None), result),
-        "name": model,
-    }
-    return loaded, how, source
+    beside = None if given is not None else calibration_of(loaded, source)
+    return Subject.open(loaded, given, calibration=beside, processor=processor, name=source.name_or_path)
 
 
 def _of_loading(model_options: options.ModelOptions) -> list[str]:

@@ -6,23 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import escape
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttreg_hf.applying import base_name
-from ttreg_hf.calibration.calibration_beside import calibration_beside
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.demonstration.demo_page import Shown, render_demo
-from ttreg_hf.evaluation.constant_row import why_no_constants
+from ttreg_hf.demonstration.subject import Subject
 from ttreg_hf.images.pixel_values import to_pixel_values
 from ttreg_hf.images.progress import Progress, silent
 from ttreg_hf.loading import is_hub_id
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.pictures.picture_files import check_images
-from ttreg_hf.pictures.visualization import HasNorms, base_form, detection_of, opened, patched_form
+from ttreg_hf.pictures.visualization import base_form
 from ttreg_hf.planted import planted_note
-from ttreg_hf.publishing.privacy import public_title
 from ttreg_hf.report.neuron_switch import NeuronSwitch, record_switch
 from ttreg_hf.writing import whole_directory, write_file
 
@@ -81,10 +78,8 @@ def demo(
     images: Any,
     register_neurons: Any = None,
     *,
+    calibration: CalibrationResult | None = None,
     processor: Any = None,
-    detection_layer: int | None = None,
-    norm_threshold: float | None = None,
-    constants: Tensor | None = None,
     tower: str | None = None,
     name: str = "",
     progress: Progress = silent,
@@ -99,72 +94,68 @@ def demo(
         images: one image or a list of them: paths, PIL images, uint8 arrays, or float tensors `(C, H, W)`, which are
             used as `pixel_values` as they are.
         register_neurons: as in `add_test_time_registers`, such as a `CalibrationResult`.
+        calibration: says which patches are outliers, and has the rows of constant mode, which is shown too if they
+            belong to these neurons; one of other weights says nothing. `None`: `register_neurons` if that is one;
+            without these, the one beside the checkpoint. Without any, outliers are told as published, else none is.
         processor: image processor; found by the id or path if not given.
-        detection_layer: block whose norms tell outliers, 0-based; negative ones count from the end. `None`: the one of
-            the calibration, which may lie beside a checkpoint, else the published one, else the family's.
-        norm_threshold: L2 norm at that block above which a patch counts as an outlier. `None`: likewise, else none is
-            marked.
-        constants: rows of constant mode for these neurons, which is shown too. `None`: those of the calibration.
         tower: dotted path of the vision tower, in a model that holds several; a patched model keeps its own.
         name: Hub id or path of the checkpoint, where a model is given that does not know it.
         progress: shows how far it is.
 
     Raises:
-        ValueError: no images, unsupported family, no processor, or a layer that the model does not have.
+        ValueError: no images, unsupported family, or no processor.
         OSError: an image that cannot be read; it is named.
     """
-    given = _as_list(images)
-    check_images([image for image in given if isinstance(image, (str, Path))])
-    model, processor = opened(model_or_id, processor, tower)
-    base, patched = base_form(model), patched_form(model, register_neurons)
+    given = _checked(images)
+    subject = Subject.open(
+        model_or_id, register_neurons, calibration=calibration, processor=processor, tower=tower, name=name
+    )
+    return show(subject, given, progress=progress)
+
+
+def show(subject: Subject, images: Sequence[Any], *, progress: Progress = silent) -> Demo:
+    """The page of a model that is open.
+
+    Args:
+        subject: the model.
+        images: at least one, each as in `demo`; its files can be read.
+        progress: shows how far it is.
+
+    Raises:
+        OSError: an image that the processor refuses.
+    """
+    base, patched = base_form(subject.model), subject.patched
     vision = VisionTower.of(base)
-    found = _measured_beside(model, model_or_id) if register_neurons is None else register_neurons
-    layer, threshold = detection_of(model, found)
     switch = record_switch(
         base,
         patched,
         [
-            to_pixel_values(image, processor, name=f"image {number}", channels=vision.num_channels)
-            for number, image in enumerate(given, start=1)
+            to_pixel_values(image, subject.processor, name=f"image {number}", channels=vision.num_channels)
+            for number, image in enumerate(images, start=1)
         ],
-        processor,
-        detection_layer=layer if detection_layer is None else vision.layer("detection_layer", detection_layer),
+        subject.processor,
+        detection_layer=subject.detection_layer,
         every_block=True,
-        note=planted_note(model),
-        constants=constants_to_show(patched, found) if constants is None else constants,
+        note=planted_note(subject.model),
+        constants=subject.constants,
         progress=progress,
     )
-    name = name or (str(model_or_id) if isinstance(model_or_id, (str, Path)) else base_name(model))
-    title = public_title(name, model)
-    threshold = threshold if norm_threshold is None else norm_threshold
     neurons = () if patched is None else tuple(map(tuple, patched.registers.config.register_neurons))
-    shown = Shown(title, switch, neurons, sum(vision.widths), threshold)
-    base_id = base_name(model)
+    shown = Shown(subject.title, switch, neurons, sum(vision.widths), subject.norm_threshold)
+    name, base_id = subject.name, base_name(subject.model)
     return Demo(
-        title=title,
+        title=subject.title,
         html=render_demo(shown),
         switch=switch,
-        checkpoint=name if isinstance(model, TTRegModelMixin) and is_hub_id(name) else None,
+        checkpoint=name if isinstance(subject.model, TTRegModelMixin) and is_hub_id(name) else None,
         base=base_id if is_hub_id(base_id) else None,
     )
 
 
-def constants_to_show(patched: TTRegModelMixin | None, found: Any) -> Tensor | None:
-    """Rows of constant mode, where a calibration has them for the neurons of this patched model."""
-    is_measured = patched is not None and isinstance(found, CalibrationResult)
-    return found.constants if is_measured and why_no_constants(patched, found) is None else None
-
-
-def _as_list(images: Any) -> Sequence[Any]:
+def _checked(images: Any) -> Sequence[Any]:
+    """As a list, of which every file can be read."""
     given = list(images) if isinstance(images, (list, tuple)) else [images]
     if not given:
         raise ValueError("`images` is one image or a list of them, got an empty list. Give at least one.")
+    check_images([image for image in given if isinstance(image, (str, Path))])
     return given
-
-
-def _measured_beside(model: PreTrainedModel, model_or_id: Any) -> HasNorms | None:
-    """What lies beside a checkpoint, if it was found on that checkpoint's weights."""
-    if not isinstance(model_or_id, (str, Path)):
-        return None
-    found = calibration_beside(model, model_or_id)
-    return None if found is None or found.on_other_weights else found

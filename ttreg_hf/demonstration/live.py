@@ -10,15 +10,12 @@ from threading import Event
 from typing import Any
 
 from markupsafe import escape
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from ttreg_hf.demonstration.demo import constants_to_show, demo
+from ttreg_hf.demonstration.demo import show
+from ttreg_hf.demonstration.subject import Subject
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.images.progress import Progress
-from ttreg_hf.pictures.visualization import patched_form
-from ttreg_hf.publishing.privacy import public_title
-from ttreg_hf.report.neuron_switch import states_to_show
+from ttreg_hf.pictures.picture_files import check_images
 from ttreg_hf.writing import scratch_directory
 
 _MOST_WAITING = 16  # pictures in the queue; who comes then is told that it is full
@@ -60,32 +57,14 @@ def gradio_version() -> str:
     return version
 
 
-def serve_live(
-    model: PreTrainedModel,
-    register_neurons: Any = None,
-    *,
-    processor: Any,
-    detection_layer: int | None = None,
-    norm_threshold: float | None = None,
-    constants: Tensor | None = None,
-    name: str = "",
-    port: int | None = None,
-    share: bool = False,
-    say: Callable[[str], None],
-) -> None:
+def serve_live(subject: Subject, *, port: int | None = None, share: bool = False, say: Callable[[str], None]) -> None:
     """Serve the neuron switch for pictures that people give in a browser, until interrupted.
 
     Only this machine can reach it, but for `share` and for a variable `GRADIO_SERVER_NAME`, as in a Space. The browser
     asks nothing of other machines. Pictures lie in a temporary folder, which goes at the end.
 
     Args:
-        model: as in `demo`, like `register_neurons`, `detection_layer`, `norm_threshold` and `name`.
-        register_neurons: as in `demo`.
-        processor: image processor of the model.
-        detection_layer: as in `demo`.
-        norm_threshold: as in `demo`.
-        constants: as in `demo`.
-        name: as in `demo`.
+        subject: the model, with its processor.
         port: `None`: the first free one from 7860 on.
         share: also at a public address, through a server of gradio's makers.
         say: told the address.
@@ -95,26 +74,13 @@ def serve_live(
         OSError: the port is taken.
     """
     gradio_version()  # an error before anything else, if there is none
-    patched = patched_form(model, register_neurons)
-    constants = constants_to_show(patched, register_neurons) if constants is None else constants
-    num_states = len(states_to_show(patched, constants))
 
     def page_of(picture: str, progress: Progress) -> str:
-        made = demo(
-            model,
-            picture,
-            register_neurons,
-            processor=processor,
-            detection_layer=detection_layer,
-            norm_threshold=norm_threshold,
-            constants=constants,
-            name=name,
-            progress=progress,
-        )
-        return made.framed(_FRAME_HEIGHT)
+        check_images([picture])
+        return show(subject, [picture], progress=progress).framed(_FRAME_HEIGHT)
 
     with scratch_directory() as folder, _quiet_gradio(folder) as gradio:
-        app = _app(gradio, page_of, public_title(name, model), num_states=num_states)
+        app = _app(gradio, page_of, subject.title, num_states=len(subject.states))
         _, here, everywhere = app.launch(
             prevent_thread_lock=True,
             quiet=True,
