@@ -15,78 +15,16 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
+from benchmarks.tiny_models import LAYERS, PATCH, PATCHES, SIDE, NotAFamily, run_tiny, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from ttreg_hf.applying import add_test_time_registers
-from ttreg_hf.known.refusals import REFUSED
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.families import FAMILIES, Family, down_projection, find_attention
 
-SIDE, PATCH, LAYERS = 16, 4, 3
-PATCHES = (SIDE // PATCH) ** 2
-TINY = {
-    **dict.fromkeys(("hidden_size", "embed_dim", "width", "d_model"), 16),
-    **dict.fromkeys(("num_hidden_layers", "depth", "num_layers", "encoder_layers"), LAYERS),
-    **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads"), 2),
-    **dict.fromkeys(("intermediate_size", "encoder_ffn_dim"), 40),
-    **{"image_size": SIDE, "patch_size": PATCH},
-}
 NEURONS = [[0, 5], [1, 3], [1, 8], [2, 1]]
 _COUNTS = ("cls", "register", "prefix", "summary", "distill")  # in names of fields that count tokens before patches
-
-
-class NotAFamily(ValueError):
-    """Why a kind of model cannot be given test-time registers."""
-
-
-def tiny_model(model_type: str, *, backbone: bool = False, changed: dict[str, Any] | None = None) -> PreTrainedModel:
-    """A small random model of a type, in eval mode: bare, or its backbone.
-
-    Raises:
-        NotAFamily: transformers has none.
-    """
-    if model_type in REFUSED:
-        raise NotAFamily(REFUSED[model_type])
-    if model_type not in CONFIG_MAPPING_NAMES:
-        raise NotAFamily(f"transformers {transformers.__version__} has no model type {model_type!r}")
-    config_class = getattr(transformers, CONFIG_MAPPING_NAMES[model_type])
-    names = {field.name for field in fields(config_class)}
-    given = {name: value for name, value in {**TINY, **(changed or {})}.items() if name in names}
-    try:
-        config = _config(config_class, given)
-    except Exception as error:
-        raise NotAFamily(f"its config takes none of the usual fields: {str(error).splitlines()[-1]}") from error
-    config._attn_implementation = "eager"
-    if hasattr(config, "out_indices"):
-        config.out_indices = [1, LAYERS]
-    prefix = config_class.__name__.removesuffix("Config")
-    exported = (getattr(transformers, name) for name in dir(transformers) if name.startswith(prefix))
-    models = [each for each in exported if isinstance(each, type) and issubclass(each, PreTrainedModel)]
-    models = [each for each in models if each.config_class is config_class and "PreTrained" not in each.__name__]
-    models = [each for each in models if "pixel_values" in inspect.signature(each.forward).parameters]
-    models = [each for each in models if each.__name__.endswith("Backbone") == backbone]
-    if not models:
-        raise NotAFamily(f"no class of {model_type!r} that transformers exports reads `pixel_values`")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(0)
-        try:
-            model = min(models, key=lambda each: len(each.__name__))(config).eval()
-        except Exception as error:
-            raise NotAFamily(f"no tiny model of it can be made: {str(error).splitlines()[0]}") from error
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
-
-
-def _config(config_class: Any, given: dict[str, Any]) -> Any:
-    try:
-        return config_class(**given)
-    except StrictDataclassError:  # some want height and width
-        return config_class(**{**given, "image_size": [SIDE, SIDE]})
 
 
 def find_family(model_type: str) -> Family:
@@ -151,28 +89,28 @@ def why_not(model_type: str, stock: PreTrainedModel, family: Family) -> str | No
 
 
 def _difference(stock: PreTrainedModel) -> str | None:
-    expected = _tensors(_run(stock))
+    expected = _tensors(run_tiny(stock))
     patched = add_test_time_registers(stock, NEURONS)
-    found = _tensors(_run(patched))
+    found = _tensors(run_tiny(patched))
     with patched.disable_test_time_registers():
-        off = _tensors(_run(patched))
+        off = _tensors(run_tiny(patched))
     if not all(torch.equal(off[name], tensor) for name, tensor in expected.items()):
         return "switched off it is not the stock model"
-    many = _tensors(_run(add_test_time_registers(stock, NEURONS, num_test_time_registers=3)))
+    many = _tensors(run_tiny(add_test_time_registers(stock, NEURONS, num_test_time_registers=3)))
     if any(_shapes(each) != _shapes(expected) for each in (found, many)):
         return "its outputs have other shapes than the stock model's: something in it counts the tokens"
     if _are_close(found, expected):
         return "its outputs are the stock model's: nothing is moved"
     if _are_close(
-        _tensors(_run(add_test_time_registers(stock, NEURONS, shift_fill="keep", shift_scale=0.0))), expected
+        _tensors(run_tiny(add_test_time_registers(stock, NEURONS, shift_fill="keep", shift_scale=0.0))), expected
     ):
         return "one more token changes nothing: its tokens do not see each other"
-    alone = _tensors(_run(patched, count=1))
+    alone = _tensors(run_tiny(patched, count=1))
     if not _are_close(alone, {name: tensor[:1] for name, tensor in found.items()}):
         return "an image alone gives other outputs than in a batch"
     tower = VisionTower.of(patched)
     for name, mask in _masks(tower.trunk, tower.base_layout.num_prefix_tokens + PATCHES).items():
-        one, other = (_run(tower.trunk, padding=padding, mask={name: mask}) for padding in (0.0, 9.0))
+        one, other = (run_tiny(tower.trunk, padding=padding, mask={name: mask}) for padding in (0.0, 9.0))
         seen = [output.hidden_states[-1][:, : -PATCHES // 4] for output in (one, other)]
         if not torch.allclose(*seen, atol=1e-4):
             return f"with `{name}` what padding holds changes the other tokens"
@@ -197,14 +135,6 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 def _are_close(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.allclose(one[name], tensor, atol=1e-4) for name, tensor in other.items())
-
-
-@torch.no_grad()
-def _run(model: Any, *, count: int = 2, padding: float | None = None, mask: dict[str, Tensor] | None = None) -> Any:
-    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))[:count]
-    if padding is not None:
-        images[:, :, -PATCH:] = padding
-    return model(images, output_hidden_states=True, output_attentions=True, **(mask or {}))
 
 
 def _tensors(output: Any, name: str = "") -> dict[str, Tensor]:
@@ -274,7 +204,7 @@ def _watch(model: Any, trunk: nn.Module, blocks: nn.ModuleList) -> tuple[int, st
             if module not in inside:
                 hooks.callback(module.register_forward_hook(on_module).remove)
         try:
-            _run(model)
+            run_tiny(model)
         except Exception as error:
             raise NotAFamily(f"it does not take one image tensor alone: {str(error).splitlines()[0]}") from error
     tokens = seen.get("tokens")
