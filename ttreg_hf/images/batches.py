@@ -8,8 +8,8 @@ Images of one size go through the model together, so none is ever padded.
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,28 +23,13 @@ from ttreg_hf.images.normalisation import split_normalisation
 from ttreg_hf.images.pixel_values import check_channels
 from ttreg_hf.images.prefetch import read_ahead
 from ttreg_hf.images.processes import Processes
+from ttreg_hf.images.read_record import ReadRecord
 from ttreg_hf.images.resizing import resized_processor
 from ttreg_hf.images.same_images import StreamDigest, check_same_sources, check_same_streams, source_told
 
-_MOST_SHOWN = 5
 _READ_AHEAD = 4  # batches, still encoded
 _COMPARED = 16  # images of a stream, at least, for each process
 _COUNTED = 128  # images of a source without a length that are gone through, undecoded, to count them
-
-
-@dataclass
-class ReadRecord:
-    """What a process found out while it went through its images.
-
-    Args:
-        end: one more than the last place it read.
-        bad_images: by place.
-        stream: what the images of a stream were, whichever process's they are.
-    """
-
-    end: int = 0
-    bad_images: dict[int, BadImage] = field(default_factory=dict)
-    stream: StreamDigest = field(default_factory=StreamDigest)
 
 
 class ImageBatches:
@@ -102,11 +87,9 @@ class ImageBatches:
         Raises:
             ValueError: more unreadable images than are allowed, or other images on other processes.
         """
-        records = self.processes.collect([self.record])
-        check_same_streams([record.stream for record in records])
-        bad_images = {index: bad for record in records for index, bad in record.bad_images.items()}
-        self.check_bad_images(bad_images)
-        return ReadRecord(max(record.end for record in records), dict(sorted(bad_images.items())))
+        of_all = ReadRecord.of_all(self.processes.collect([self.record]))
+        of_all.check_bad_images(self.most_bad, self.num_images)
+        return of_all
 
     def check_same_images(self) -> None:
         """Refuse processes that see different images, before any is decoded: by the first batch, where it is a stream.
@@ -149,20 +132,7 @@ class ImageBatches:
             ValueError: there are more than are allowed.
         """
         self.bad_images[place] = BadImage.of(image_key(None, place), error)
-        self.check_bad_images(self.bad_images)
-
-    def check_bad_images(self, bad_images: Mapping[int, BadImage]) -> None:
-        """Refuse more unreadable images than are allowed.
-
-        Raises:
-            ValueError: it names some of them.
-        """
-        if len(bad_images) > self.most_bad:
-            shown = "; ".join(f"{bad.key} ({bad.reason})" for _, bad in sorted(bad_images.items())[:_MOST_SHOWN])
-            raise ValueError(
-                f"At most {self.most_bad} of {self.num_images} images may be unreadable, got {len(bad_images)}: "
-                f"{shown}. Repair or remove them, or allow more with `max_bad_share` (`--max-bad-images`)."
-            )
+        self.record.check_bad_images(self.most_bad, self.num_images)
 
     def where(self, keep: Callable[[int], bool]) -> "ImageBatches":
         """Only the images whose place is wanted."""
@@ -244,7 +214,7 @@ class ImageBatches:
         for collated in loader:
             for place, bad in collated.bad_images:
                 self.bad_images[place] = bad
-            self.check_bad_images(self.bad_images)
+            self.record.check_bad_images(self.most_bad, self.num_images)
             yield collated
 
     def _on_device(self, batch: Batch) -> Batch:
