@@ -15,6 +15,7 @@ from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.hooks import Hooks
 from ttreg_hf.measuring.recorder import Recorder
 from ttreg_hf.measuring.tower import VisionTower
+from ttreg_hf.modeling.registers import SHIFT_FILLS
 
 
 class RegisterRows(Hooks):
@@ -66,13 +67,9 @@ class RegisterRows(Hooks):
         """Called by the hooks."""
         layout = self.tower.layout
         seen_BT = layout.seen_by_registers(mask)
-        patches_BND = tokens_BTD[:, layout.patches].float()
-        if seen_BT is None:
-            mean_BD = patches_BND.mean(dim=1)
-        else:
-            seen_BN1 = seen_BT[:, layout.patches].unsqueeze(-1)
-            mean_BD = torch.where(seen_BN1, patches_BND, 0).sum(dim=1) / seen_BN1.sum(dim=1).clamp(min=1)
-        self._of_batch[layer] = tokens_BTD[:, layout.registers.start], mean_BD
+        seen_BN = None if seen_BT is None else seen_BT[:, layout.patches]
+        mean_BND = SHIFT_FILLS["mean"](tokens_BTD[:, layout.patches].float(), seen_BN)  # the same at each patch
+        self._of_batch[layer] = tokens_BTD[:, layout.registers.start], mean_BND[:, 0]
 
 
 class ShuffledRegisters(Hooks):
