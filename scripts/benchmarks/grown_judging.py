@@ -20,7 +20,8 @@ from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.evaluation.constant_row import constant_row, why_no_constants
+from ttreg_hf.calibration.usable_constants import why_no_constants
+from ttreg_hf.evaluation.constant_row import constant_row
 from ttreg_hf.evaluation.rows import BASE, CONSTANT, ROWS, model_rows
 from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_sets import NamedImages

@@ -10,7 +10,8 @@ from ttreg_hf import add_test_time_registers
 from ttreg_hf.applying import constants_of
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig
-from ttreg_hf.evaluation.constant_row import constant_row, in_constant_mode, why_no_constants
+from ttreg_hf.calibration.usable_constants import why_no_constants
+from ttreg_hf.evaluation.constant_row import constant_row, in_constant_mode
 from ttreg_hf.evaluation.rows import model_rows
 from ttreg_hf.evaluation.token_probe import kinds_of_tokens, pick_tokens
 from ttreg_hf.measuring.recorder import Recorder

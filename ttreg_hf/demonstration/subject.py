@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.applying import base_name
 from ttreg_hf.calibration.calibration_beside import calibration_beside
 from ttreg_hf.calibration.calibration_result import CalibrationResult
-from ttreg_hf.evaluation.constant_row import why_no_constants
+from ttreg_hf.calibration.usable_constants import why_no_constants
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.pictures.visualization import detection_of, opened, patched_form
 from ttreg_hf.publishing.privacy import public_title

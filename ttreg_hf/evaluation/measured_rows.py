@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
-from ttreg_hf.evaluation.constant_row import constant_row, why_no_constants
+from ttreg_hf.calibration.usable_constants import why_no_constants
+from ttreg_hf.evaluation.constant_row import constant_row
 from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
 from ttreg_hf.evaluation.evaluation_result import CalibratedThreshold
 from ttreg_hf.evaluation.manual_baselines import manual_baselines, not_dense
