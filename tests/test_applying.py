@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from modeling.laws import assert_equal_outputs, patched_class, patched_model, ru
 
 import ttreg_hf.applying
 from ttreg_hf import modeling
-from ttreg_hf.applying import add_test_time_registers, published_register_neurons
+from ttreg_hf.applying import add_test_time_registers, moving_of, patching_of, published_register_neurons, zeroing_of
 from ttreg_hf.register_neuron import RegisterNeuron
 
 OTHER_NEURONS = [[2, 1], [0, 3], [0, 9]]
@@ -223,3 +224,15 @@ def test_given_options_win_over_published_ones(bare_case, published):
     config = add_test_time_registers(stock, shift_fill="zero", num_test_time_registers=3).config
     assert (config.shift_value, config.shift_fill, config.num_test_time_registers) == ("per_layer", "zero", 3)
     assert add_test_time_registers(stock, OTHER_NEURONS).config.shift_value == "per_neuron"
+
+
+def test_a_model_can_be_patched_as_another_one_with_every_option(bare_case):
+    options = {"num_test_time_registers": 2, "shift_value": "per_layer", "shift_fill": "mean", "shift_scale": 0.5}
+    patched = add_test_time_registers(bare_case.stock_model(), NEURONS, **options)
+    of_one_model = {"model", "register_neurons", "output_registers", "base_model_revision", "tower"}
+    taken = inspect.signature(add_test_time_registers).parameters.keys() - of_one_model
+    for found in (patching_of(patched), moving_of(patched), zeroing_of(patched)):
+        assert found.keys() == taken
+    assert patching_of(patched) == moving_of(patched)
+    assert patching_of(patched).items() >= options.items()
+    assert zeroing_of(patched) == patching_of(patched) | {"shift_scale": 0.0, "shift_fill": "zero"}

@@ -179,8 +179,13 @@ def patching_of(model: TTRegModelMixin) -> dict[str, Any]:
     }
 
 
+def moving_of(model: TTRegModelMixin) -> dict[str, Any]:
+    """As `patching_of`, but the neurons' activation is moved to a token, also of a model in constant mode."""
+    return patching_of(model) | {"test_time_register_mode": "token", "constants": None}
+
+
 def zeroing_of(model: TTRegModelMixin) -> dict[str, Any]:
-    """The same, but the neurons' activation goes nowhere: the token stays, empty; in constant mode no row is read."""
+    """As `patching_of`, but the activation goes nowhere: the token stays, empty; in constant mode no row is read."""
     options = patching_of(model)
     if options["constants"] is not None:
         return options | {"constants": options["constants"][:0]}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from modeling.constant_laws import SPIKES, with_spikes
 from modeling.laws import assert_equal_outputs, forward, run
-from ttreg_hf.applying import add_test_time_registers, constants_of, patching_of
+from ttreg_hf.applying import add_test_time_registers, constants_of, moving_of, patching_of
 
 NEURONS = [[0, 3], [1, 5], [1, 0]]
 NAME = "test_time_register_constants"
@@ -102,6 +102,8 @@ def test_a_patched_model_changes_its_mode_and_stays_as_it_was():
     assert_equal_outputs(run(token, images()), run(add_test_time_registers(DINOV2.stock_model(), NEURONS), images()))
     again = add_test_time_registers(token, NEURONS, **patching_of(constant))
     assert_equal_outputs(run(again, images()), expected)
+    moved = add_test_time_registers(constant, NEURONS, **moving_of(constant))
+    assert_equal_outputs(run(moved, images()), run(token, images()))
     assert_equal_outputs(run(constant, images()), expected)
     assert_equal_outputs(run(copy.deepcopy(constant), images()), expected)
 

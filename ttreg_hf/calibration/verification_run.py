@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ttreg_hf.applying import add_test_time_registers
+from ttreg_hf.applying import add_test_time_registers, moving_of
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import say_skipped
 from ttreg_hf.calibration.comparison import compare
@@ -25,8 +25,6 @@ from ttreg_hf.measuring.perturbations import PixelScale
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
 from ttreg_hf.register_neuron import RegisterNeuron
-
-_OPTIONS = ("num_test_time_registers", "shift_fill", "shift_scale", "fixed_positions")
 
 
 @dataclass(frozen=True)
@@ -162,9 +160,8 @@ def base_of_patched(
     )
     stages, batches = Stages(inputs, progress, say), inputs.batches
     rule = dataclasses.replace(_rule(stages, calibration), counts_fixed=bool(model.config.fixed_positions))
-    options = {name: getattr(model.config, name) for name in _OPTIONS}
     shown = progress("verify", batches, batches.num_images)
-    intervention = Intervention(inputs.tower, shown, rule, stages.limit, options, inputs.photograph_of)
+    intervention = Intervention(inputs.tower, shown, rule, stages.limit, moving_of(model), inputs.photograph_of)
     say_skipped(batches.read_by_all().bad_images.values(), say)
     return intervention
 
