@@ -11,7 +11,16 @@ from ttreg_hf.applying import add_test_time_registers, constants_of
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
 from ttreg_hf.calibration.config import CalibrationConfig, GateConfig
-from ttreg_hf.calibration.constant_mode import CONSTANT, MEAN_PATCH, RANDOM, SHUFFLED, TOKEN, ZEROED
+from ttreg_hf.calibration.constant_mode import (
+    CONSTANT,
+    MEAN_PATCH,
+    RANDOM,
+    SHUFFLED,
+    TOKEN,
+    ZEROED,
+    TriedFirstLayer,
+    chosen_first_layer,
+)
 from ttreg_hf.calibration.gate import GateCheck
 from ttreg_hf.calibration.verification_run import verify_patched
 from ttreg_hf.images.batches import Batch
@@ -53,9 +62,22 @@ def test_the_rows_do_the_registers_work_and_the_controls_do_not(family):
     layers = VisionTower.of(known.model).num_layers
     assert len(found.agreement) == len(result.constants) == layers - found.first_layer
     assert min(found.agreement) > 0.9
-    best = min(found.tried, key=lambda each: each.pooled + each.patches)
-    assert best.layer == found.first_layer
+    assert chosen_first_layer(found.tried, 0.02) == found.first_layer
+    assert all(each.outlier_ratio == 0 for each in found.tried)
     assert {0, min(n.layer for n in result.register_neurons)} <= {each.layer for each in found.tried}
+
+
+@pytest.mark.parametrize(
+    ("ratio_at_0", "ratio_at_9", "expected"),
+    [
+        (0.01, 0.02, 9),  # both take the outliers away, and 9 drifts less
+        (0.01, 0.03, 0),  # outliers stay at 9
+        (0.40, 0.90, 0),  # they stay at both: fewest
+    ],
+)
+def test_the_first_layer_takes_outliers_away_before_it_drifts_least(ratio_at_0, ratio_at_9, expected):
+    tried = TriedFirstLayer(0, ratio_at_0, 0.003, 0.004), TriedFirstLayer(9, ratio_at_9, 0.002, 0.003)
+    assert chosen_first_layer(tried, tolerated=0.02) == expected
 
 
 def test_the_rows_are_the_means_of_what_the_attentions_read():

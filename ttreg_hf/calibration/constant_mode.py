@@ -1,18 +1,19 @@
 """Constant mode: rows that do the register's work without a token, and what they do beside it.
 
 From the last shifted layer on the register carries the same keys and values for every image, and these are linear in
-what the attention reads: the mean row is enough. Letters: `L` blocks, `l` first block that reads a row, `B` images,
-`D` channels, `U` photographs.
+what the attention reads: the mean row is enough. Where attention that finds no register makes outliers of its own, the
+rows have to begin earlier. Letters: `L` blocks, `l` first block that reads a row, `B` images, `D` channels, `U`
+photographs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ttreg_hf.calibration.comparison import compare
-from ttreg_hf.calibration.config import GateConfig
+from ttreg_hf.calibration.config import GateConfig, SelectionConfig
 from ttreg_hf.calibration.gate import Drift, GateCheck, drift_checks, outlier_check
 from ttreg_hf.measuring.feature_drift import Seen, feature_drifts
 from ttreg_hf.measuring.intervention import Intervention
@@ -22,6 +23,7 @@ from ttreg_hf.register_neuron import RegisterNeuron
 
 TOKEN, CONSTANT, ZEROED = "token", "constant", "zeroed"
 RANDOM, MEAN_PATCH, SHUFFLED = "random", "mean patch", "shuffled"
+_KEEP_THE_TOKEN = "Keep token mode, the default: it was verified."
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class ModeEffect:
 
 @dataclass(frozen=True)
 class TriedFirstLayer:
-    """A first layer, and the mean drifts with it on the images that choose."""
+    """A first layer, and what it does on the images that choose: outliers after / before, and mean drifts."""
 
     layer: int
+    outlier_ratio: float
     pooled: float
     patches: float
 
@@ -51,7 +54,7 @@ class ConstantMode:
     """The constant rows, how they were chosen, and what they do on the images that verify.
 
     Args:
-        first_layer: l; chosen by the least drift.
+        first_layer: l; of those that take the outliers away the one with the least drift.
         num_images: that the rows are means over.
         tried: first layers that were tried, on the images that choose.
         agreement: for each row, cosine between the means over two halves of its images.
@@ -96,6 +99,7 @@ def measure_constants(
     *,
     shift_value: str = "per_neuron",
     gate: GateConfig,
+    tolerated: float = SelectionConfig.elsewhere,
     seed: int = 0,
 ) -> tuple[ConstantMode, Tensor]:
     """The rows of a set of register neurons, and what constant mode does with them.
@@ -107,6 +111,7 @@ def measure_constants(
         neurons: to move; at least one.
         shift_value: as in token mode.
         gate: bounds of the conditions.
+        tolerated: share of the outliers that may stay for a first layer to be as good as any other.
         seed: of the random rows.
 
     Returns:
@@ -115,12 +120,17 @@ def measure_constants(
     rows = _mean_rows(to_average, neurons, shift_value)
     layers = _first_layers(neurons, len(rows.registers_LD))
     tried = _tried(to_choose, neurons, rows.registers_LD, layers)
-    first = min(tried, key=lambda each: each.pooled + each.patches).layer
+    first = chosen_first_layer(tried, tolerated)
     effects, checks = _effects(to_verify, neurons, rows, first, shift_value=shift_value, gate=gate, seed=seed)
     one, other = rows.halves
     agreement_L = torch.where((one == other).all(-1), 1.0, torch.cosine_similarity(one, other, dim=-1))
     found = ConstantMode(first, rows.num_images, tried, tuple(agreement_L[first:].tolist()), effects, checks)
     return found, rows.registers_LD[first:].clone()
+
+
+def chosen_first_layer(tried: Sequence[TriedFirstLayer], tolerated: float) -> int:
+    """Where the fewest outliers stay; of layers where no more than `tolerated` do, that with the least drift."""
+    return min(tried, key=lambda each: (max(each.outlier_ratio, tolerated), each.pooled + each.patches)).layer
 
 
 def _mean_rows(images: Intervention, neurons: Sequence[RegisterNeuron], shift_value: str) -> _Rows:
@@ -146,11 +156,15 @@ def _constant(images: Intervention, neurons: Sequence[RegisterNeuron], rows_LD: 
 def _tried(
     images: Intervention, neurons: Sequence[RegisterNeuron], rows_LD: Tensor, layers: Sequence[int]
 ) -> tuple[TriedFirstLayer, ...]:
-    seen = {str(layer): Seen(_constant(images, neurons, rows_LD, layer)) for layer in layers}
+    towers = {str(layer): _constant(images, neurons, rows_LD, layer) for layer in layers}
+    found = {name: compare(images.before, images.measure(tower)) for name, tower in towers.items()}
+    seen = {name: Seen(tower) for name, tower in towers.items()}
     drifts = feature_drifts(images.tower, seen, images.batches, images.before, images.limit)
-    means = ((layer, drifts[str(layer)]) for layer in layers)
     return tuple(
-        TriedFirstLayer(layer, float(drift.pooled_U.mean()), float(drift.patches_U.mean())) for layer, drift in means
+        TriedFirstLayer(
+            int(name), found[name].outlier_ratio, float(drift.pooled_U.mean()), float(drift.patches_U.mean())
+        )
+        for name, drift in drifts.items()
     )
 
 
@@ -180,4 +194,5 @@ def _effects(
         name: ModeEffect(found[name].outlier_ratio, Drift.of(drifts[name]))
         for name in (TOKEN, CONSTANT, ZEROED, RANDOM, MEAN_PATCH, SHUFFLED)
     }
-    return effects, (outlier_check(found[CONSTANT], gate), *drift_checks(drifts[CONSTANT], drifts[ZEROED], gate))
+    checks = outlier_check(found[CONSTANT], gate), *drift_checks(drifts[CONSTANT], drifts[ZEROED], gate)
+    return effects, tuple(replace(check, remedy=_KEEP_THE_TOKEN) for check in checks)

@@ -227,6 +227,7 @@ class Stages:
             to_verify,
             neurons,
             gate=gate,
+            tolerated=self.constants.selection.elsewhere,
             seed=self.config.seed,
         )
         return self.processes.share(found)
