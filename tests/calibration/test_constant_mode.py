@@ -20,10 +20,12 @@ from ttreg_hf.calibration.constant_mode import (
     ZEROED,
     TriedFirstLayer,
     chosen_first_layer,
+    measure_constants,
 )
 from ttreg_hf.calibration.gate import GateCheck
 from ttreg_hf.calibration.verification_run import verify_patched
 from ttreg_hf.images.batches import Batch
+from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.register_rows import RegisterRows, ShuffledRegisters, rows_of
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.families import find_attention
@@ -78,6 +80,20 @@ def test_the_rows_do_the_registers_work_and_the_controls_do_not(family):
 def test_the_first_layer_takes_outliers_away_before_it_drifts_least(ratio_at_0, ratio_at_9, expected):
     tried = TriedFirstLayer(0, ratio_at_0, 0.003, 0.004), TriedFirstLayer(9, ratio_at_9, 0.002, 0.003)
     assert chosen_first_layer(tried, tolerated=0.02) == expected
+
+
+def test_outliers_that_stay_are_seen_at_every_first_layer_and_advise_the_token():
+    known, result = _found("siglip")
+    tower = VisionTower.to_measure(known.model)
+    parts = (known.sample[start : start + 16] for start in (0, 16, 32))
+    images = [Intervention(tower, [Batch(part, tuple(range(16)))], result.outlier_rule) for part in parts]
+    (right,) = result.register_neurons
+    wrong = dataclasses.replace(right, neuron=right.neuron + 1)
+    found, _ = measure_constants(*images, [wrong], gate=GateConfig())
+    assert len({each.layer for each in found.tried}) > 1
+    assert all(each.outlier_ratio == images[1].outcome([wrong]).outlier_ratio > 0.5 for each in found.tried)
+    assert not found.passed
+    assert all(reason.endswith("Keep token mode, the default: it was verified.") for reason in found.reasons)
 
 
 def test_the_rows_are_the_means_of_what_the_attentions_read():
