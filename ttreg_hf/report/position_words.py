@@ -18,8 +18,8 @@ def position_words(positions: PositionReport | None) -> list[str]:
     ]
     several = len(positions.sources) > 1
     for source in positions.sources:
-        those = f" of {_listed(source.places)}" if several else ""
-        lines.append(f"Their source{those}: {source_words(source)}.")
+        whose = f"Source of {_listed(source.places)}" if several else "Their source"
+        lines.append(f"{whose}: {source_words(source)}.")
     if positions.amplifier is not None:
         lines.append(f"Enlarged most by {source_words(positions.amplifier)}.")
     return lines
