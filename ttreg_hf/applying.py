@@ -22,6 +22,9 @@ from ttreg_hf.register_neuron import RegisterNeuron
 
 _OF_THE_BASE = ("model_type", "auto_map", "architectures", "transformers_version")
 _DEFAULTS = {"num_test_time_registers": 1, "shift_value": "per_neuron", "shift_fill": "zero", "shift_scale": 1.0}
+NOWHERE = {"shift_scale": 0.0, "shift_fill": "zero"}
+"""Options of token mode with which neurons are zeroed on the patches, and the token stays empty."""
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -189,7 +192,7 @@ def zeroing_of(model: TTRegModelMixin) -> dict[str, Any]:
     options = patching_of(model)
     if options["constants"] is not None:
         return options | {"constants": options["constants"][:0]}
-    return options | {"shift_scale": 0.0, "shift_fill": "zero"}
+    return options | NOWHERE
 
 
 def constants_of(model: TTRegModelMixin) -> Tensor | None:

@@ -80,6 +80,16 @@ def test_twins_keep_the_options_of_the_intervention_and_zeroing_wins_over_them(p
     assert zeroed.register_norm < 0.2 * moved.register_norm
 
 
+@pytest.mark.parametrize("fill", ["mean", "keep"])
+def test_neurons_that_go_nowhere_are_zeroed_whatever_moving_leaves_on_the_patches(planted, fill):
+    twins = (
+        each.nowhere(planted.register_neurons, shift_value="per_neuron")
+        for each in (_intervention(planted, shift_fill=fill), _intervention(planted))
+    )
+    states, zeroed = (twin.model(synthetic_images(2, seed=7)).last_hidden_state for twin in twins)
+    torch.testing.assert_close(states, zeroed, rtol=0, atol=0)
+
+
 def _weakened(planted: PlantedModel, share: float) -> VisionTower:
     """The tower whose planted neurons write a share of what they wrote."""
     tower = VisionTower.of(copy.deepcopy(planted.model))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ttreg_hf.applying import NOWHERE
 from ttreg_hf.images.batches import Batch
 from ttreg_hf.measuring.batch_limit import BatchLimit
 from ttreg_hf.measuring.measurement import Measurement, measure
@@ -109,7 +110,7 @@ class Intervention:
 
     def nowhere(self, neurons: Sequence[RegisterNeuron], *, shift_value: str) -> VisionTower:
         """A twin that takes the same away and moves it nowhere: neurons are zeroed, the extra token is empty."""
-        return moved_nowhere(self.tower, neurons, {**self.options, "shift_value": shift_value, "shift_scale": 0.0})
+        return moved_nowhere(self.tower, neurons, {**self.options, "shift_value": shift_value, **NOWHERE})
 
     @functools.cached_property
     def _twin(self) -> PatchedTwin:
