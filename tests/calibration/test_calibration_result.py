@@ -136,7 +136,7 @@ def test_json_says_what_people_look_for(tmp_path):
     _result().save(tmp_path)
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     assert fields["register_neurons"][0] == [1, 7, 0.1 + 0.2]
-    assert (fields["verdict"], fields["format"], fields["config"]["top_k"]) == ("fixed", 5, 2)
+    assert (fields["verdict"], fields["format"], fields["config"]["top_k"]) == ("fixed", 6, 2)
 
 
 def test_saving_again_replaces_both_files(tmp_path):
@@ -175,7 +175,7 @@ def test_another_format_is_refused(tmp_path, written):
     _result().save(tmp_path)
     fields = json.loads((tmp_path / JSON_FILE).read_text(encoding="utf-8"))
     (tmp_path / JSON_FILE).write_text(json.dumps(fields | {"format": written}), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"has format {written}, this version reads 5\. Calibrate again"):
+    with pytest.raises(ValueError, match=rf"has format {written}, this version reads 6\. Calibrate again"):
         CalibrationResult.load(tmp_path)
 
 
