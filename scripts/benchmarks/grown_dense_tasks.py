@@ -56,6 +56,7 @@ def dense_tasks(
             num_training_images=len(splits["train"]),
             image_size=result.image_size[0],
             rows=rows,
+            workers=0,  # small images; workers of a process that was started afresh would each begin with its imports
         )
         data: dict[str, Any] = {"train": splits["train"], "processor": processor, "source": "composites"}
         return [

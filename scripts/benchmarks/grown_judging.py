@@ -19,7 +19,7 @@ from benchmarks.grown_photographs import Crops
 from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.calibration_run import calibrate
-from ttreg_hf.calibration.config import CalibrationConfig
+from ttreg_hf.calibration.config import CalibrationConfig, RunConfig
 from ttreg_hf.calibration.usable_constants import why_no_constants
 from ttreg_hf.evaluation.constant_row import constant_row
 from ttreg_hf.evaluation.rows import BASE, CONSTANT, ROWS, model_rows
@@ -98,7 +98,8 @@ def calibrated(grown: PreTrainedModel, crops: Crops, folder: Path, *, seed: int)
     start = time.perf_counter()
     source = DataSource(description="crops of photographs")
     images = NamedImages(crops.pixels, source, photographs=crops.photographs.tolist())
-    result = calibrate(grown, images, config=CalibrationConfig(num_images=len(crops.pixels), seed=seed))
+    config, run = CalibrationConfig(num_images=len(crops.pixels), seed=seed), RunConfig(workers=0)  # nothing to decode
+    result = calibrate(grown, images, config=config, run=run)
     result.save(folder)
     return result, time.perf_counter() - start
 
