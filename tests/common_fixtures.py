@@ -9,6 +9,9 @@ import torch
 from families import BARE_CASES, CASES, SOME_CASES, Case
 from gallery import Gallery, make_gallery, make_spoilt
 from local_hub import LocalHub, local_hub  # noqa: F401
+from warm import run_warm
+
+from ttreg_hf.publishing import output_check
 
 torch.set_num_threads(1)  # tiny models: handing work to other threads costs more than it saves
 
@@ -50,6 +53,12 @@ def hub(local_hub: LocalHub) -> Iterator[LocalHub]:  # noqa: F811
     yield local_hub
     assert local_hub.unknown_requests == []
     assert local_hub.faults_to_come == []
+
+
+@pytest.fixture
+def forked_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are verified in forks of a warm process: `test_checkpoint.py` shows that they work in cold ones."""
+    monkeypatch.setattr(output_check, "run_fresh", run_warm)
 
 
 @pytest.fixture(scope="session")

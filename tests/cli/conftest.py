@@ -52,6 +52,11 @@ def without_waiting(err: str) -> str:
     return "".join(line for line in err.splitlines(keepends=True) if not line.endswith(" ...\n"))
 
 
+@pytest.fixture(autouse=True)
+def _no_interpreter_starts_cold(forked_interpreters: None) -> None:
+    """To verify a checkpoint."""
+
+
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shelf")

@@ -105,7 +105,7 @@ def test_verify_refuses_a_stock_model(base):
 def test_verify_refuses_a_changed_checkpoint(checkpoint, monkeypatch):
     outputs = json.loads((checkpoint / "expected_outputs.json").read_text())["outputs"]
     outputs[next(iter(outputs))][0][0] += 10.0
-    monkeypatch.setattr("ttreg_hf.publishing.output_check.outputs_without_ttreg", lambda folder: outputs)
+    monkeypatch.setattr("ttreg_hf.publishing.output_check.outputs_without_ttreg", lambda folder, time_limit: outputs)
     ended = run("verify", checkpoint)
     assert ended.code == 1
     assert "must give the outputs that were recorded" in ended.err

@@ -320,6 +320,7 @@ def test_recorded_are_the_towers_values(at_a_strangers, name):
         assert all(set(some) <= values for some, values in zip(recorded[key], values_of_images, strict=True))
 
 
+@pytest.mark.usefixtures("forked_interpreters")
 def test_a_checkpoint_of_a_model_that_needs_a_prompt_is_made_and_verified(tmp_path, monkeypatch):
     for module in (ttreg_hf.applying, ttreg_hf.publishing.checkpoint):
         monkeypatch.setattr(module, "published_register_neurons", lambda name: NEURONS)
@@ -329,6 +330,7 @@ def test_a_checkpoint_of_a_model_that_needs_a_prompt_is_made_and_verified(tmp_pa
     assert check_outputs(tmp_path / "checkpoint") < 1e-4
 
 
+@pytest.mark.usefixtures("forked_interpreters")
 def test_one_of_several_towers_is_measured_and_made_a_checkpoint_of(tmp_path, monkeypatch):
     for module in (ttreg_hf.applying, ttreg_hf.publishing.checkpoint):
         monkeypatch.setattr(module, "published_register_neurons", lambda name: NEURONS)

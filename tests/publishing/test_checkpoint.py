@@ -16,7 +16,7 @@ from ttreg_hf import add_test_time_registers, calibrate
 from ttreg_hf.images.data_sets import NamedImages
 from ttreg_hf.images.data_source import LOCAL_FOLDER, DataSource
 from ttreg_hf.loading import is_hub_id
-from ttreg_hf.publishing import output_check
+from ttreg_hf.publishing import fresh_interpreter, output_check
 from ttreg_hf.publishing.base_weights import checksum_fields, read_checksum, weights_checksum
 from ttreg_hf.publishing.checkpoint import save_checkpoint
 from ttreg_hf.publishing.checkpoint_config import read_config
@@ -118,6 +118,7 @@ def test_a_checkpoint_of_every_family_and_head_gives_what_was_recorded(case, tmp
         assert name == "text_embeds" or other[name] != values
 
 
+@pytest.mark.usefixtures("forked_interpreters")
 def test_a_fresh_interpreter_finds_the_recorded_outputs_of_a_head_that_no_auto_class_loads(tmp_path):
     case = next(case for case in CASES if case.stock_class.__name__ == "CLIPVisionModelWithProjection")
     folder = save_checkpoint(add_test_time_registers(case.stock_model(), NEURONS), tmp_path / "checkpoint")
@@ -156,7 +157,7 @@ def test_the_fresh_interpreter_gets_neither_token_nor_network(folder, monkeypatc
 
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "SSH_AUTH_SOCK", "HF_ENDPOINT", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, "a secret")
-    monkeypatch.setattr(output_check.subprocess, "run", run)
+    monkeypatch.setattr(fresh_interpreter.subprocess, "run", run)
     with pytest.raises(RuntimeError, match="without ttreg_hf, but there it ends with: ImportError: no network"):
         check_outputs(folder)
     assert "a secret" not in given.values()
@@ -165,11 +166,10 @@ def test_the_fresh_interpreter_gets_neither_token_nor_network(folder, monkeypatc
 
 
 def test_the_fresh_interpreter_has_a_time_limit(folder, monkeypatch):
-    monkeypatch.setattr(output_check, "_TIME_LIMIT", 0.3)
     monkeypatch.setattr(output_check.probe, "__file__", str(folder / "slow.txt"))
     (folder / "slow.txt").write_text("import time; time.sleep(60)")
     with pytest.raises(RuntimeError, match=r"must load and run in a fresh interpreter within 0\.005 minutes, but did"):
-        check_outputs(folder)
+        check_outputs(folder, time_limit=0.3)
 
 
 CHANGES = {
@@ -192,6 +192,7 @@ def test_code_that_is_not_the_installed_one_is_not_run_unasked(folder, name):
         check_outputs(folder)
 
 
+@pytest.mark.usefixtures("forked_interpreters")
 def test_code_that_is_not_the_installed_one_runs_where_it_is_trusted(folder):
     (folder / "registers.py").write_text("raise ImportError('it ran')")
     with pytest.raises(RuntimeError, match="there it ends with: ImportError: it ran"):
@@ -206,6 +207,7 @@ def test_code_under_another_name_is_not_run(folder, reference):
         check_outputs(folder)
 
 
+@pytest.mark.usefixtures("forked_interpreters")
 @pytest.mark.parametrize("name", ["config.json", "expected_outputs.json"])
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"format": 1, "outputs": {"a": 3}}'])
 def test_damaged_files_are_named(folder, name, text):
@@ -215,6 +217,7 @@ def test_damaged_files_are_named(folder, name, text):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.usefixtures("forked_interpreters")
 def test_changed_folder_is_found_out(folder):
     rewrite(folder / "config.json", register_neurons=[[1, 1]])
     with pytest.raises(RuntimeError, match="must give the outputs that were recorded"):

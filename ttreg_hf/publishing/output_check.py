@@ -4,7 +4,6 @@ import json
 import os
 import site
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from ttreg_hf.applying import shared_copy
 from ttreg_hf.publishing import probe
 from ttreg_hf.publishing.checkpoint_config import read_config_fields
+from ttreg_hf.publishing.fresh_interpreter import run_fresh
 from ttreg_hf.publishing.published_files import EXPECTED_OUTPUTS, suitcase_files
 from ttreg_hf.records import from_json, read_json
 
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3  # of an output's largest value; another neuron changes more, a
 _FORMAT = 1
 Outputs = Mapping[str, Sequence[Sequence[float]]]  # name -> values of each image
 _KIND = dict[str, tuple[tuple[float, ...], ...]]  # the same, as a file holds it
-_TIME_LIMIT = 1800  # seconds, to load a model and run it twice on the CPU
+TIME_LIMIT = 1800.0  # seconds, to load a model and run it twice on the CPU
 _PASSED_ON = (  # variables that Python and PyTorch may need; all others, and the secrets in them, are not
     *("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL"),
     *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
@@ -41,7 +41,7 @@ def expected_outputs(model: PreTrainedModel) -> dict[str, Any]:
     return {"format": _FORMAT, "outputs": probe.outputs_on_probe(float32_twin(model))}
 
 
-def check_outputs(directory: str | Path, *, trust_remote_code: bool = False) -> float:
+def check_outputs(directory: str | Path, *, trust_remote_code: bool = False, time_limit: float = TIME_LIMIT) -> float:
     """Load a folder in a fresh interpreter without ttreg_hf, and compare its outputs with the recorded ones.
 
     The interpreter runs the folder's code: offline, for a limited time, without the variables of this process.
@@ -49,6 +49,7 @@ def check_outputs(directory: str | Path, *, trust_remote_code: bool = False) -> 
     Args:
         directory: checkpoint folder.
         trust_remote_code: run its code even where it is not the installed one.
+        time_limit: seconds that the interpreter may take.
 
     Returns:
         The largest difference, as a share of the output's largest value.
@@ -62,7 +63,7 @@ def check_outputs(directory: str | Path, *, trust_remote_code: bool = False) -> 
     recorded = read_expected_outputs(directory)
     if not trust_remote_code:
         check_code(directory)
-    difference = largest_difference(recorded, outputs_without_ttreg(directory))
+    difference = largest_difference(recorded, outputs_without_ttreg(directory, time_limit=time_limit))
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"{directory} must give the outputs that were recorded when it was made, but differs by {difference:.1e} "
@@ -117,28 +118,19 @@ def read_expected_outputs(directory: Path) -> Outputs:
         raise ValueError(f"{path} is damaged: {error} {_AGAIN}") from error
 
 
-def outputs_without_ttreg(directory: Path) -> Outputs:
+def outputs_without_ttreg(directory: Path, *, time_limit: float = TIME_LIMIT) -> Outputs:
     """What the folder gives in an interpreter that cannot import ttreg_hf, and has neither network nor secrets.
 
     Raises:
         RuntimeError: it does not load there, or not in time.
     """
-    command = [sys.executable, "-c", Path(probe.__file__).read_text(encoding="utf-8"), str(directory.resolve())]
+    source, folder = Path(probe.__file__).read_text(encoding="utf-8"), directory.resolve()
     with tempfile.TemporaryDirectory(prefix="ttreg-verify-") as home:
         try:
-            child = subprocess.run(
-                command,
-                check=False,
-                env=_environment(home),
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_TIME_LIMIT,
-            )
+            child = run_fresh(source, folder, env=_environment(home), cwd=home, timeout=time_limit)
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(
-                f"{directory} must load and run in a fresh interpreter within {_TIME_LIMIT / 60:g} minutes, but did "
+                f"{directory} must load and run in a fresh interpreter within {time_limit / 60:g} minutes, but did "
                 f"not. {_AGAIN}"
             ) from error
     try:
