@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import BARE_CASES, CASES, SOME_CASES, Case
+from families import BARE_CASES, CASES, INHERITING_CASES, SOME_CASES, Case
 from gallery import Gallery, make_gallery, make_spoilt
 from local_hub import LocalHub, local_hub  # noqa: F401
 from warm import run_warm
@@ -25,7 +25,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(params=SOME_CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
-    """One family for each mechanism, with every head."""
+    """One family for each mechanism, and one of each kind of head."""
+    return request.param
+
+
+@pytest.fixture(params=INHERITING_CASES, ids=lambda case: case.name)
+def inheriting_case(request: pytest.FixtureRequest) -> Case:
+    """For what every class inherits from one place."""
     return request.param
 
 

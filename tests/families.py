@@ -266,7 +266,15 @@ LAW_CASES = [case for case in CASES if case.is_bare or case in ONE_OF_EACH_HEAD.
 # one family for each mechanism, for tests that are not about the family: fused queries, gated MLPs, RoPE, masks made
 # of the patches, two classes around one trunk, an output of patches only, pooling heads
 _ONE_OF_EACH = ("dinov2", "dinov2-swiglu", "dinov3", "vit", "siglip", "siglip2", "clip", "blip", "smolvlm", "radio")
-SOME_CASES = [case for case in CASES if case.family.name in _ONE_OF_EACH]
+SOME_CASES = [case for case in LAW_CASES if case.family.name in _ONE_OF_EACH or not case.is_bare]
+# for what every class inherits from one place: a bare model, one inside a head, one that transformers hooks when it is
+# made, and one beside another tower
+INHERITING_CASES = [
+    case
+    for name in ("Dinov2Model", "Dinov2ForImageClassification", "Dinov2Backbone", "CLIPModel")
+    for case in CASES
+    if case.name in (f"dinov2-{name}", f"clip-{name}")
+]
 # saved and loaded, the two LayerNorms of transformers' own class change places (5.24), so it is tested in memory only
 PIXIO_BACKBONE = Case(next(family for family in FAMILIES if family.name == "pixio"), PixioBackbone)
 

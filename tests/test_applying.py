@@ -15,6 +15,7 @@ from ttreg_hf import modeling
 from ttreg_hf.applying import add_test_time_registers, moving_of, patching_of, published_register_neurons, zeroing_of
 from ttreg_hf.register_neuron import RegisterNeuron
 
+DINOV2 = CASES[0]
 OTHER_NEURONS = [[2, 1], [0, 3], [0, 9]]
 
 
@@ -61,8 +62,8 @@ def test_the_given_model_stays_as_it_was(case):
     assert_equal_outputs(run(stock, images()), outputs)
 
 
-def test_a_model_that_has_given_hidden_states_before_can_be_patched(case):
-    used, fresh = case.stock_model(), case.stock_model()
+def test_a_model_that_has_given_hidden_states_before_can_be_patched(inheriting_case):
+    used, fresh = inheriting_case.stock_model(), inheriting_case.stock_model()
     run(used, images())
     found, expected = (run(add_test_time_registers(stock, NEURONS), images()) for stock in (used, fresh))
     assert_equal_outputs(found, expected)
@@ -81,8 +82,8 @@ def test_dtype_device_mode_and_attention_are_kept(case, dtype, training, attenti
     assert run(patched, images().to(dtype))[0] is not None
 
 
-def test_frozen_parameters_stay_frozen(case):
-    stock = case.stock_model().requires_grad_(False)
+def test_frozen_parameters_stay_frozen(inheriting_case):
+    stock = inheriting_case.stock_model().requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in add_test_time_registers(stock, NEURONS).parameters())
 
 
@@ -109,8 +110,8 @@ def test_a_model_may_be_named(tmp_path):
         assert torch.equal(next(patched.parameters()).cpu(), next(stock.parameters()))
 
 
-def test_register_neurons_may_be_records_pairs_or_an_iterator(bare_case):
-    stock = bare_case.stock_model()
+def test_register_neurons_may_be_records_pairs_or_an_iterator():
+    stock = DINOV2.stock_model()
     records = [RegisterNeuron(layer, neuron, 1.0) for layer, neuron in NEURONS]
     for given in (records, tuple(map(tuple, NEURONS)), iter(NEURONS)):
         assert add_test_time_registers(stock, given).config.register_neurons == NEURONS
@@ -136,24 +137,24 @@ def test_given_a_patched_model_its_neurons_are_replaced_and_it_stays_as_it_was(c
     assert_equal_outputs(run(first, images()), outputs)
 
 
-def test_replacing_neurons_keeps_the_mode_and_the_base_models_name(case):
-    stock = case.stock_model()
+def test_replacing_neurons_keeps_the_mode_and_the_base_models_name(inheriting_case):
+    stock = inheriting_case.stock_model()
     stock.config._name_or_path = stock.name_or_path = "org/name"
     second = add_test_time_registers(add_test_time_registers(stock, NEURONS), OTHER_NEURONS)
     assert not any(module.training for module in second.modules())
     assert second.config.base_model_name_or_path == "org/name"
 
 
-def test_two_patched_models_have_switches_of_their_own(case):
-    stock = case.stock_model()
+def test_two_patched_models_have_switches_of_their_own(inheriting_case):
+    stock = inheriting_case.stock_model()
     first, second = (add_test_time_registers(stock, NEURONS) for _ in range(2))
     before = run(second, images())
     with first.disable_test_time_registers():
         assert_equal_outputs(run(second, images()), before)
 
 
-def test_a_replaced_model_has_a_switch_of_its_own(case):
-    first = add_test_time_registers(case.stock_model(), NEURONS)
+def test_a_replaced_model_has_a_switch_of_its_own(inheriting_case):
+    first = add_test_time_registers(inheriting_case.stock_model(), NEURONS)
     second = add_test_time_registers(first, OTHER_NEURONS)
     before = run(first, images())
     with second.disable_test_time_registers():
@@ -185,9 +186,9 @@ def test_neurons_of_another_model_are_refused_and_the_given_model_stays(case, ne
     assert _snapshot(stock) == before
 
 
-def test_without_neurons_and_without_published_ones_the_error_lists_who_has_some(bare_case):
+def test_without_neurons_and_without_published_ones_the_error_lists_who_has_some():
     with pytest.raises(ValueError, match=r"No register neurons are published for ''.*facebook/dinov2-large"):
-        add_test_time_registers(bare_case.stock_model())
+        add_test_time_registers(DINOV2.stock_model())
 
 
 def test_published_register_neurons_are_known_without_a_score():
@@ -209,8 +210,8 @@ def published(monkeypatch):
     return SimpleNamespace(name="org/name")
 
 
-def test_published_neurons_come_with_the_options_they_were_published_with(bare_case, published):
-    stock = bare_case.stock_model()
+def test_published_neurons_come_with_the_options_they_were_published_with(published):
+    stock = DINOV2.stock_model()
     stock.config._name_or_path = stock.name_or_path = published.name
     config = add_test_time_registers(stock).config
     assert config.register_neurons == NEURONS
@@ -218,8 +219,8 @@ def test_published_neurons_come_with_the_options_they_were_published_with(bare_c
     assert config.num_test_time_registers == 2
 
 
-def test_given_options_win_over_published_ones(bare_case, published):
-    stock = bare_case.stock_model()
+def test_given_options_win_over_published_ones(published):
+    stock = DINOV2.stock_model()
     stock.config._name_or_path = stock.name_or_path = published.name
     config = add_test_time_registers(stock, shift_fill="zero", num_test_time_registers=3).config
     assert (config.shift_value, config.shift_fill, config.num_test_time_registers) == ("per_layer", "zero", 3)

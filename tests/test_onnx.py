@@ -13,11 +13,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`
 
 
 def _patched(case):
-    return patched_model(modeling, case, case.stock_model(attention="sdpa"))
-
-
-def _export(model, given, **options):
-    return torch.onnx.export(model, kwargs=given, dynamo=True, verbose=False, **options)
+    """Of two blocks: tracing is what costs."""
+    stock = case.stock_model(attention="sdpa", num_hidden_layers=2)
+    return patched_model(modeling, case, stock, register_neurons=[[1, 5], [0, 3], [1, 0]])
 
 
 def _assert_runs_alike(program, folder, model, given):
@@ -40,24 +38,10 @@ def test_every_sort_is_exported():
 
 
 @pytest.mark.parametrize("case", SORTS, ids=lambda case: case.family.name)
-def test_a_patched_model_runs_in_onnxruntime_wherever_the_stock_model_can_be_exported(case, tmp_path):
-    model = _patched(case)
-    given = inputs(model, images())
-    try:
-        program = _export(model, given)
-    except torch.onnx.errors.OnnxExporterError as error:
-        with pytest.raises(type(error)):
-            _export(case.stock_model(attention="sdpa"), given)
-        pytest.skip(f"the stock model cannot be exported either: {error}")
-    _assert_runs_alike(program, tmp_path, model, given)
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in BARE_CASES if case.family.name in ("dinov2", "clip")], ids=lambda case: case.family.name
-)
-def test_an_exported_model_takes_batches_of_any_size(case, tmp_path):
+def test_a_patched_model_runs_in_onnxruntime_with_batches_of_any_size(case, tmp_path):
     model = _patched(case)
     batch = torch.export.Dim("batch", min=1, max=64)
-    program = _export(model, inputs(model, images(2)), dynamic_shapes={"pixel_values": {0: batch}})
+    given, shapes = inputs(model, images(2)), {"pixel_values": {0: batch}}
+    program = torch.onnx.export(model, kwargs=given, dynamo=True, verbose=False, dynamic_shapes=shapes)
     for count in (1, 5):
         _assert_runs_alike(program, tmp_path, model, inputs(model, images(count)))

@@ -106,9 +106,8 @@ def test_a_calibration_goes_with_its_weights_and_not_with_a_name(base, calibrati
     assert "Verdict: **fixed**" in (tmp_path / "ck" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_calibration_made_in_half_precision_goes_with_the_whole_weights(base, pictures, dtype, tmp_path):
-    options = ("--dataset", pictures, "--dtype", dtype, "--device", "cpu", "--num-images", 24, "--top-k", 2)
+def test_a_calibration_made_in_half_precision_goes_with_the_whole_weights(base, pictures, tmp_path):
+    options = ("--dataset", pictures, "--dtype", "bfloat16", "--device", "cpu", "--num-images", 24, "--top-k", 2)
     succeed("calibrate", base, "--output", tmp_path / "c", "--norm-threshold", NORM_THRESHOLD, *options)
     succeed("apply", base, "--calibration", tmp_path / "c", "--output", tmp_path / "ck")
 

@@ -1,6 +1,7 @@
 """`ttreg export`: the folder, what is printed, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 
@@ -13,17 +14,23 @@ pytestmark = [
 ]
 
 
-def test_export_writes_a_program_and_says_how_near_it_is(checkpoint, tmp_path):
-    ended = succeed("export", checkpoint, "--output", tmp_path / "onnx", "--json")
-    told = json.loads(ended.out)
+@pytest.fixture(scope="module")
+def program(checkpoint, tmp_path_factory):
+    """The folder, and what was said as JSON."""
+    folder = tmp_path_factory.mktemp("program") / "onnx"
+    return folder, json.loads(succeed("export", checkpoint, "--output", folder, "--json").out)
+
+
+def test_export_writes_a_program_and_says_how_near_it_is(checkpoint, program):
+    folder, told = program
     assert told["export_format"] == "onnx"
     assert not told["parity"]["int8"]
     assert {each["name"] for each in told["parity"]["outputs"]} == {"last_hidden_state", "pooler_output"}
-    names = {path.name for path in (tmp_path / "onnx").iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert {"model.onnx", "parity.json", "preprocessor_config.json"} <= names
-    for path in (tmp_path / "onnx").glob("*.json"):
+    for path in folder.glob("*.json"):
         assert str(checkpoint) not in path.read_text()
-    refused = run("export", checkpoint, "--output", tmp_path / "onnx")
+    refused = run("export", checkpoint, "--output", folder)
     assert (refused.code, "exists and is not empty" in refused.err) == (1, True)
 
 
@@ -33,7 +40,10 @@ def test_int8_takes_images(checkpoint, pictures, tmp_path):
         assert (ended.code, "go together" in ended.err) == (2, True)
 
 
-def test_int8_says_what_it_was_scaled_by(checkpoint, pictures, tmp_path):
+def test_int8_says_what_it_was_scaled_by(checkpoint, program, pictures, tmp_path, monkeypatch):
+    """Of a program in float32: tests/publishing/test_export.py makes one in int8."""
+    copied = lambda part, inputs, chosen, folder, scaled_by: shutil.copytree(program[0], folder, dirs_exist_ok=True)  # noqa: E731
+    monkeypatch.setattr("ttreg_hf.publishing.export.write_program", copied)
     ended = succeed(
         "export", checkpoint, "--output", tmp_path / "onnx", "--int8", "--dataset", pictures, "--num-images", 9
     )

@@ -72,13 +72,11 @@ def test_acts_of_a_patched_model_are_after_the_shift(bare_case):
     assert (acts[:, layout.registers][..., [5, 0, 2]] != 0).all()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("num_registers", [1, 3])
 @torch.no_grad()
-def test_a_patched_model_is_recorded_with_its_registers_at_every_block(case: Case, num_registers: int):
-    patched = add_test_time_registers(case.stock_model(), NEURONS, num_test_time_registers=num_registers)
+def test_a_patched_model_is_recorded_with_its_registers_at_every_block(every_case: Case):
+    patched = add_test_time_registers(every_case.stock_model(), NEURONS, num_test_time_registers=3)
     recording = _record(patched, layers=(0, 1, 2))
-    tokens = case.family.num_prefix_tokens + 16 + num_registers
+    tokens = every_case.family.num_prefix_tokens + 16 + 3
     assert recording.norms_LBT.shape == (3, 3, tokens)
     assert {acts.shape[1] for acts in recording.acts_by_layer.values()} == {tokens}
 
@@ -189,8 +187,8 @@ def test_hooks_are_gone_after_an_error(bare_case):
         ("layer", {"states": [("key", 0), ("key", 99)]}),
     ],
 )
-def test_hooks_are_gone_after_a_layer_that_does_not_exist(bare_case, name, given):
-    model = bare_case.stock_model()
+def test_hooks_are_gone_after_a_layer_that_does_not_exist(name, given):
+    model = CASES[0].stock_model()
     before = _num_hooks(model)
     with (
         pytest.raises(ValueError, match=rf"`{name}` is a layer from -3 to 2"),

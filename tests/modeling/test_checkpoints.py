@@ -1,10 +1,14 @@
 """Checkpoints: what is saved, and what loads from stock, old and patched folders."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from families import CASES, NEURONS, images
+from families import CASES, NEURONS, Case, images
 from safetensors.torch import load_file, save_file
 
 from modeling.laws import assert_equal_outputs, down_projection, patched_class, patched_model, run
@@ -99,29 +103,69 @@ def _load(cls, folder, **options):
     return model, {kind: sorted(map(str, info[kind])) for kind in KINDS if info[kind]}
 
 
-def test_saved_tensors_have_the_stock_models_names_and_values(every_case, tmp_path):
-    stock = every_case.stock_model()
-    stock.save_pretrained(tmp_path / "stock")
-    patched_model(modeling, every_case, stock).save_pretrained(tmp_path / "patched")
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("patched", "stock"))
+@dataclass(frozen=True)
+class Saved:
+    """A stock model, its patched model, and the folder of that."""
+
+    stock: Any
+    model: Any
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Saved]:
+    """A function that patches and saves a case, once."""
+    done: dict[str, Saved] = {}
+
+    def save(case: Case) -> Saved:
+        if case.name not in done:
+            stock, folder = case.stock_model(), tmp_path_factory.mktemp("saved")
+            model = patched_model(modeling, case, stock, shift_fill="mean", num_test_time_registers=2)
+            model.save_pretrained(folder)
+            done[case.name] = Saved(stock, model, folder)
+        return done[case.name]
+
+    return save
+
+
+def test_saved_tensors_have_the_stock_models_names_and_values(every_case, saved, tmp_path):
+    patched = saved(every_case)
+    patched.stock.save_pretrained(tmp_path)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (patched.folder, tmp_path))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_saved_model_loads_with_equal_outputs(every_case, tmp_path):
-    model = patched_model(modeling, every_case, every_case.stock_model(), shift_fill="mean", num_test_time_registers=2)
-    model.save_pretrained(tmp_path)
-    loaded, problems = _load(type(model), tmp_path)
+def test_a_saved_model_loads_with_equal_outputs(every_case, saved):
+    patched = saved(every_case)
+    loaded, problems = _load(type(patched.model), patched.folder)
     assert problems == {}
-    assert_equal_outputs(run(loaded, images()), run(model, images()))
+    assert_equal_outputs(run(loaded, images()), run(patched.model, images()))
 
 
-def test_the_stock_class_reads_a_patched_checkpoint(every_case, tmp_path):
-    stock = every_case.stock_model()
-    patched_model(modeling, every_case, stock).save_pretrained(tmp_path)
-    loaded, problems = _load(every_case.stock_class, tmp_path, **_stock_config(every_case, stock))
+def test_the_stock_class_reads_a_patched_checkpoint(every_case, saved):
+    patched = saved(every_case)
+    loaded, problems = _load(every_case.stock_class, patched.folder, **_stock_config(every_case, patched.stock))
     assert problems == {}
-    assert_equal_outputs(run(loaded, images()), run(stock, images()))
+    assert_equal_outputs(run(loaded, images()), run(patched.stock, images()))
+
+
+@pytest.mark.parametrize("case", WITH_HEADS, ids=lambda case: case.name)
+def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(case, saved):
+    patched, bare = saved(case), case.family.heads[0]
+    cls = patched_class(modeling, next(other for other in CASES if other.stock_class is bare))
+    loaded, problems = _load(cls, patched.folder)
+    assert problems == _load(bare, patched.folder, **_stock_config(case, patched.stock))[1]
+    assert loaded.config.register_neurons == NEURONS
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case: case.name)
+def test_a_head_of_another_size_is_new_where_stock_makes_it_new(case, saved):
+    options = {"num_labels": 7, "ignore_mismatched_sizes": True}
+    patched = saved(case)
+    _, problems = _load(type(patched.model), patched.folder, **options)
+    assert problems == _load(case.stock_class, patched.folder, **options)[1]
+    assert list(problems) == ["mismatched_keys"]
 
 
 def test_a_stock_checkpoint_loads_with_neurons_given(bare_case, tmp_path):
@@ -170,28 +214,9 @@ def test_a_new_head_on_a_bare_checkpoint_loads_like_stock(case, tmp_path):
     assert torch.equal(ours, saved) == torch.equal(theirs, saved)
 
 
-@pytest.mark.parametrize("case", WITH_HEADS, ids=lambda case: case.name)
-def test_a_bare_model_from_a_checkpoint_with_a_head_loads_like_stock(case, tmp_path):
-    patched_model(modeling, case, case.stock_model()).save_pretrained(tmp_path)
-    bare = case.family.heads[0]
-    cls = patched_class(modeling, next(other for other in CASES if other.stock_class is bare))
-    loaded, problems = _load(cls, tmp_path)
-    assert problems == _load(bare, tmp_path, **_stock_config(case, case.stock_model()))[1]
-    assert loaded.config.register_neurons == NEURONS
-
-
-@pytest.mark.parametrize("case", CLASSIFIERS, ids=lambda case: case.name)
-def test_a_head_of_another_size_is_new_where_stock_makes_it_new(case, tmp_path):
-    model = patched_model(modeling, case, case.stock_model())
-    model.save_pretrained(tmp_path)
-    _, problems = _load(type(model), tmp_path, num_labels=7, ignore_mismatched_sizes=True)
-    assert problems == _load(case.stock_class, tmp_path, num_labels=7, ignore_mismatched_sizes=True)[1]
-    assert list(problems) == ["mismatched_keys"]
-
-
 @pytest.mark.parametrize("output_loading_info", [True, False])
-def test_from_pretrained_returns_what_the_stock_class_returns(bare_case, tmp_path, output_loading_info):
-    model = patched_model(modeling, bare_case, bare_case.stock_model())
+def test_from_pretrained_returns_what_the_stock_class_returns(inheriting_case, tmp_path, output_loading_info):
+    model = patched_model(modeling, inheriting_case, inheriting_case.stock_model())
     model.save_pretrained(tmp_path)
     found = type(model).from_pretrained(
         pretrained_model_name_or_path=tmp_path, output_loading_info=output_loading_info
@@ -199,8 +224,8 @@ def test_from_pretrained_returns_what_the_stock_class_returns(bare_case, tmp_pat
     assert isinstance(found, tuple) == output_loading_info
 
 
-def test_a_dtype_asked_for_is_loaded(bare_case, tmp_path):
-    model = patched_model(modeling, bare_case, bare_case.stock_model())
+def test_a_dtype_asked_for_is_loaded(inheriting_case, tmp_path):
+    model = patched_model(modeling, inheriting_case, inheriting_case.stock_model())
     model.save_pretrained(tmp_path)
     loaded, _ = _load(type(model), tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}

@@ -40,10 +40,10 @@ def test_law_holds_for_a_backbone_around_its_trunk(law):
 
 @pytest.mark.parametrize("shift_fill", ["zero", "mean", "outliers", "keep"])
 @pytest.mark.parametrize("shift_value", ["per_neuron", "per_layer"])
-def test_every_option_gives_what_the_method_gives_by_hand(every_bare_case, shift_value, shift_fill):
+def test_every_option_gives_what_the_method_gives_by_hand(bare_case, shift_value, shift_fill):
     laws.law_outputs_are_those_of_the_method_by_hand(
         modeling,
-        every_bare_case,
+        bare_case,
         num_test_time_registers=2,
         shift_value=shift_value,
         shift_fill=shift_fill,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from families import BARE_CASES, CASES, PIXIO_BACKBONE, images, inputs
+from families import BARE_CASES, CASES, LAW_CASES, PIXIO_BACKBONE, images, inputs
 from warm import run_warm
 
 import ttreg_hf.modeling
@@ -83,16 +83,16 @@ def _outputs(model):
 
 @pytest.fixture(scope="module")
 def strangers(tmp_path_factory):
-    """Every case saved, and loaded by one other process that has no ttreg_hf; folders and its report."""
+    """Cases saved, and loaded by one other process that has no ttreg_hf; folders and its report."""
     root = tmp_path_factory.mktemp("strangers")
     folders = {}
-    for case in CASES:
+    for case in LAW_CASES:
         folders[case.name] = folder = root / case.name
         model = patched_model(modeling, case, case.stock_model(attention="sdpa"), shift_fill="outliers")
         model.save_pretrained(folder)
         torch.save(inputs(model, images()), folder / "inputs.pt")
         torch.save(_outputs(model), folder / "expected.pt")
-    jobs = json.dumps([[str(folders[case.name]), _loader(case).__name__] for case in CASES])
+    jobs = json.dumps([[str(folders[case.name]), _loader(case).__name__] for case in LAW_CASES])
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
     child = run_warm(CHILD, jobs, env=environment, cwd=root)
@@ -100,21 +100,26 @@ def strangers(tmp_path_factory):
     return folders, json.loads((root / "report.json").read_text(encoding="utf-8"))
 
 
-def test_a_stranger_gets_equal_outputs(every_case, strangers):
-    folder = strangers[0][every_case.name]
+every_travelling_case = pytest.mark.parametrize("case", LAW_CASES, ids=lambda case: case.name)
+
+
+@every_travelling_case
+def test_a_stranger_gets_equal_outputs(case, strangers):
+    folder = strangers[0][case.name]
     assert_equal_outputs(torch.load(folder / "outputs.pt"), torch.load(folder / "expected.pt"))
 
 
-def test_a_stranger_runs_the_code_that_travelled(every_case, strangers):
+@every_travelling_case
+def test_a_stranger_runs_the_code_that_travelled(case, strangers):
     folders, report = strangers
-    entry = report[str(folders[every_case.name])]
-    assert entry["class"] == patched_class(modeling, every_case).__name__
+    entry = report[str(folders[case.name])]
+    assert entry["class"] == patched_class(modeling, case).__name__
     assert entry["module"].startswith("transformers_modules.")
 
 
 # AutoBackbone does not load local folders, and some heads have no Auto class
 loaded_by_auto_model = pytest.mark.parametrize(
-    "case", [case for case in CASES if _loader(case).__name__.startswith("AutoModel")], ids=lambda case: case.name
+    "case", [case for case in LAW_CASES if _loader(case).__name__.startswith("AutoModel")], ids=lambda case: case.name
 )
 
 
@@ -132,8 +137,9 @@ def test_with_the_classes_registered_no_flag_is_needed(case, strangers):
     assert_equal_outputs(_outputs(model), torch.load(folder / "expected.pt"))
 
 
-def test_saving_writes_the_three_files(every_case, strangers):
-    files = sorted(strangers[0][every_case.name].glob("*.py"))
+@every_travelling_case
+def test_saving_writes_the_three_files(case, strangers):
+    files = sorted(strangers[0][case.name].glob("*.py"))
     assert [path.name for path in files] == ["families.py", "modeling_ttreg.py", "registers.py"]
     assert all(
         path.read_text(encoding="utf-8") == (SUITCASE / path.name).read_text(encoding="utf-8") for path in files
@@ -162,10 +168,11 @@ def test_the_files_are_short_enough_to_be_read_before_they_are_trusted():
     assert sum(map(_lines_of_code, TRAVELLING)) <= MOST_LINES
 
 
-def test_the_saved_config_names_all_heads_whatever_head_was_saved(every_case, strangers):
-    saved = json.loads((strangers[0][every_case.name] / "config.json").read_text(encoding="utf-8"))
-    cls = patched_class(modeling, every_case)
-    heads = stock_classes(every_case.config_class)
+@every_travelling_case
+def test_the_saved_config_names_all_heads_whatever_head_was_saved(case, strangers):
+    saved = json.loads((strangers[0][case.name] / "config.json").read_text(encoding="utf-8"))
+    cls = patched_class(modeling, case)
+    heads = stock_classes(case.config_class)
     names = {"AutoConfig": cls.config_class.__name__} | {auto: patched_name(stock) for auto, stock in heads.items()}
     names[cls._auto_class] = cls.__name__
     assert saved["auto_map"] == {auto: f"modeling_ttreg.{name}" for auto, name in names.items()}

@@ -13,13 +13,13 @@ from ttreg_hf import modeling
 
 
 @pytest.fixture
-def stock(case):
-    return case.stock_model()
+def stock(inheriting_case):
+    return inheriting_case.stock_model()
 
 
 @pytest.fixture
-def model(case, stock):
-    return patched_model(modeling, case, stock)
+def model(inheriting_case, stock):
+    return patched_model(modeling, inheriting_case, stock)
 
 
 def test_within_it_the_model_is_the_stock_model_and_after_it_patched_again(model, stock):
@@ -44,8 +44,8 @@ def test_it_is_restored_on_error(model):
     assert_equal_outputs(run(model, images()), before)
 
 
-def test_it_wins_over_output_registers(case, stock):
-    model = patched_model(modeling, case, stock, output_registers=True)
+def test_it_wins_over_output_registers(inheriting_case, stock):
+    model = patched_model(modeling, inheriting_case, stock, output_registers=True)
     with model.disable_test_time_registers():
         assert_equal_outputs(run(model, images()), run(stock, images()))
 
@@ -59,8 +59,8 @@ def test_it_is_not_saved(model, tmp_path):
     assert_equal_outputs(run(loaded, images()), run(model, images()))
 
 
-def test_it_switches_one_model_only(case, stock, model):
-    other = patched_model(modeling, case, stock)
+def test_it_switches_one_model_only(inheriting_case, stock, model):
+    other = patched_model(modeling, inheriting_case, stock)
     before = run(other, images())
     with model.disable_test_time_registers():
         assert_equal_outputs(run(other, images()), before)
@@ -141,9 +141,9 @@ def test_a_compiled_model_is_switched_in_its_own_thread_only():
     torch.compiler.reset()
 
 
-def test_a_block_that_another_thread_runs_again_for_its_gradients_is_refused_within_it(case, stock):
+def test_a_block_that_another_thread_runs_again_for_its_gradients_is_refused_within_it(inheriting_case, stock):
     """Autograd does so on CUDA, where gradient checkpointing is on."""
-    model = patched_model(modeling, case, stock).train()
+    model = patched_model(modeling, inheriting_case, stock).train()
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     gradients = lambda: _in_a_thread(_sum_of_states(model).backward)  # noqa: E731

@@ -56,7 +56,7 @@ def planted():
     from ttreg_hf.planted import planted_model
 
     pixels = PROCESSOR(images=load_photographs(), return_tensors="pt")["pixel_values"]
-    return planted_model(trigger="low_information", images=pixels)
+    return planted_model(trigger="low_information", images=pixels, num_hidden_layers=4)
 
 
 def photographs(count):
@@ -186,7 +186,9 @@ def zeroed(scenes, *, outlier_fraction=0.05):
     from ttreg_hf.planted import planted_model
 
     pixels = PROCESSOR(images=scenes, return_tensors="pt")["pixel_values"]
-    known = planted_model(trigger="low_information", images=pixels, outlier_fraction=outlier_fraction)
+    known = planted_model(
+        trigger="low_information", images=pixels, outlier_fraction=outlier_fraction, num_hidden_layers=4
+    )
     return known, add_test_time_registers(known.model, known.register_neurons, shift_scale=0.0)
 
 
