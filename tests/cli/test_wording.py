@@ -1,6 +1,7 @@
 """The command line speaks of its own options: those of the verb that was called."""
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -48,6 +49,7 @@ def function_of(verb: LazyVerb) -> Callable[..., None]:
 PUSH = next(verb for verb in _VERBS if verb.name == "push")
 
 
+@functools.cache
 def messages() -> list[str]:
     """All texts of the package that name an option; what they are filled with is X."""
     found = []
