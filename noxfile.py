@@ -42,7 +42,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types of package and scripts."""
+    """Types of package, scripts and tests."""
     session.install("-c", CONSTRAINTS, "-e", ".[test]")
     session.run("pyrefly", "check")
 

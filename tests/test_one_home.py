@@ -27,6 +27,7 @@ from ttreg_hf.publishing.checkpoint_config import read_config
 from ttreg_hf.publishing.privacy import calibration_without_local_names
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}
+CLASSIFIER = {"image_size": 32, "patch_size": 4, "num_labels": 5, **TINY}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def result(planted):
 def classifier(tmp_path):
     """A classification checkpoint, as ViT's are on the Hub: it has no pooler."""
     torch.manual_seed(1)
-    model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=4, num_labels=5, **TINY))
+    model = ViTForImageClassification(ViTConfig.from_dict(CLASSIFIER))
     folder = tmp_path / "classifier"
     model.save_pretrained(folder)
     BitImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(folder)
@@ -91,7 +92,7 @@ def test_a_head_stays_a_head(classifier, tmp_path):
 
 
 def test_a_checkpoint_that_names_a_head_but_holds_none_is_a_bare_model(tmp_path):
-    model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=4, num_labels=5, **TINY))
+    model = ViTForImageClassification(ViTConfig.from_dict(CLASSIFIER))
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier")}
     model.save_pretrained(tmp_path / "headless", state_dict=state)
     assert type(load_model(str(tmp_path / "headless"))) is ViTModel

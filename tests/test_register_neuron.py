@@ -19,7 +19,7 @@ def test_it_unpacks_and_is_indexed():
     with pytest.raises(IndexError):
         NEURON[2]
     np.testing.assert_array_equal(np.array([NEURON, (16, 2)]), [[17, 884], [16, 2]])
-    assert dict([NEURON]) == {17: 884}
+    assert dict([NEURON]) == {17: 884}  # pyrefly: ignore[no-matching-overload]  # it is a pair by its behaviour
 
 
 def test_it_equals_its_pair_whatever_the_score():
@@ -32,7 +32,7 @@ def test_it_equals_its_pair_whatever_the_score():
 
 def test_sets_of_pairs_find_it():
     assert {NEURON} == {(17, 884)}
-    assert {(17, 884): "first"}[NEURON] == "first"
+    assert {(17, 884): "first"}.get(NEURON) == "first"
     assert {NEURON} & {RegisterNeuron(17, 884), RegisterNeuron(16, 884)} == {NEURON}
 
 
@@ -46,4 +46,4 @@ def test_it_keeps_its_score_and_cannot_be_changed():
         assert same.score == 151.6
     assert dataclasses.asdict(NEURON) == {"layer": 17, "neuron": 884, "score": 151.6}
     with pytest.raises(dataclasses.FrozenInstanceError):
-        NEURON.layer = 3
+        NEURON.layer = 3  # pyrefly: ignore[read-only]

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def old(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def filling(place: Path | str, **variables: str) -> Iterator[tuple[subprocess.Popen, Path]]:
+def filling(place: Path | str, **variables: str) -> Generator[tuple[subprocess.Popen, Path]]:
     """A process that is filling an output, and its work folder; killed at the end if it is there still."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **variables}
     with subprocess.Popen(

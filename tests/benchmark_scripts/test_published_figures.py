@@ -264,7 +264,7 @@ def test_the_script_says_that_it_has_not_met_real_weights(monkeypatch, capsys):
         runpy.run_path(str(REPOSITORY / "scripts" / "check_published.py"), run_name="__main__")
     assert caught.value.code == 0
     assert "Not run on real weights yet" in " ".join(capsys.readouterr().out.split())
-    assert "has not been run on real weights yet" in " ".join(str(reproduction.__doc__).split())
+    assert "has not been run on real weights yet" in " ".join((reproduction.__doc__ or "").split())
 
 
 def test_the_script_exits_with_the_commands_code(monkeypatch):

@@ -140,7 +140,7 @@ def _fail_on_rank_1(gallery: Gallery) -> None:
     """From now on the second process cannot decode."""
     if os.environ["RANK"] == "1":
 
-        def fail(*args: Any, **options: Any) -> None:
+        def fail(*args: Any, **options: Any) -> Any:
             raise RuntimeError("this process is out of order")
 
         decoding.to_pixel_values = fail
@@ -150,10 +150,10 @@ def _kill_rank_1(gallery: Gallery, *, at: int) -> None:
     """From now on the second process is killed when all have saved their state of this place."""
     save = StateStore.save
 
-    def save_and_die(store: StateStore, state: Any) -> None:
-        save(store, state)
-        if state.place == at and store.processes.rank == 1:
-            while len(list(store.directory.glob(f"place-{at:012d}-*.safetensors"))) < store.processes.world:
+    def save_and_die(self: StateStore, state: Any) -> None:
+        save(self, state)
+        if state.place == at and self.processes.rank == 1:
+            while len(list(self.directory.glob(f"place-{at:012d}-*.safetensors"))) < self.processes.world:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 

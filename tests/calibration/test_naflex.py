@@ -1,6 +1,7 @@
 """Images that keep their proportions (SigLIP 2, NaFlex): its processor pads them, and nothing here depends on that."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_an_image_comes_out_of_the_processor_as_it_went_in_and_goes_into_the_mod
 def padded_norms_and_scores(planted, photographs):
     """By the processor's own padded batch and its mask: what `calibrate` should find, one image at a time."""
     given = processor(do_resize=False)(images=photographs, return_tensors="pt")
-    acts = {}
+    acts: dict[int | str, Any] = {}
     for layer, projection in enumerate(VisionTower.of(planted.model).down_projections[:4]):
         keep = lambda module, args, layer=layer: acts.__setitem__(layer, args[0])  # noqa: E731
         acts[f"handle {layer}"] = projection.register_forward_pre_hook(keep)

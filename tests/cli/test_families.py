@@ -6,7 +6,14 @@ from types import SimpleNamespace
 import pytest
 from families import TINY_TEXT
 from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer, Siglip2ImageProcessorPil
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    Siglip2ImageProcessorPil,
+)
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.planted import planted_model, synthetic_images
@@ -30,7 +37,7 @@ def _siglip2(folder):
 def _clip(folder):
     """Both towers, and a processor whose tokenizer knows one letter."""
     planted = planted_model("clip_vision_model")
-    config = CLIPModel.config_class(vision_config=planted.model.config.to_dict(), text_config=TINY_TEXT)
+    config = CLIPConfig(vision_config=planted.model.config.to_dict(), text_config=TINY_TEXT)
     model = CLIPModel(config).eval()
     model.vision_model.load_state_dict(planted.model.state_dict())
     model.save_pretrained(folder)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from outer_models import IMAGE_TOKEN, LLAMA
 from PIL import Image
-from transformers import LlavaNextForConditionalGeneration, LlavaNextImageProcessorPil
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, LlavaNextImageProcessorPil
 
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.planted import planted_model, synthetic_images
@@ -21,9 +21,7 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("llava-next")
     planted = planted_model("clip_vision_model")
     fields = {"image_token_index": IMAGE_TOKEN, "image_grid_pinpoints": [[SIZE, 2 * SIZE], [2 * SIZE, SIZE]]}
-    config = LlavaNextForConditionalGeneration.config_class(
-        vision_config=planted.model.config.to_dict(), text_config=LLAMA, **fields
-    )
+    config = LlavaNextConfig(vision_config=planted.model.config.to_dict(), text_config=LLAMA, **fields)
     model = LlavaNextForConditionalGeneration(config).eval()
     model.model.vision_tower.load_state_dict(planted.model.state_dict())
     model.save_pretrained(folder / "base")

@@ -138,7 +138,7 @@ def outside():
 
         do_POST = do_GET
 
-        def log_message(self, *arguments):
+        def log_message(self, format, *args):
             """Nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)

@@ -50,4 +50,5 @@ def _scene(random: torch.Generator, label: int) -> dict[str, Any]:
 
 def _stripes() -> torch.Tensor:
     rows, columns = torch.arange(SIZE)[:, None], torch.arange(SIZE)[None, :]
-    return sum(1.0 - 2.0 * (along.expand(SIZE, SIZE) % 2) for along in (rows, columns, rows + columns))
+    signs = [1.0 - 2.0 * (along.expand(SIZE, SIZE) % 2) for along in (rows, columns, rows + columns)]
+    return torch.stack(signs).sum(0)

@@ -69,7 +69,7 @@ def test_the_sink_ruins_it_and_patching_restores_it(planted, unplanted, examples
 @pytest.fixture(scope="module")
 def random_model():
     torch.manual_seed(1)
-    return Dinov2Model(Dinov2Config(**TINY, intermediate_size=256)).eval()
+    return Dinov2Model(Dinov2Config(**TINY)).eval()
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,11 @@ def with_constants(grown, unresolved) -> CalibrationResult:
     tower = VisionTower.to_measure(grown.grown)
     parts = (grown.images[:24], grown.images[24:32], grown.images[32:48])
     places = (tuple(range(len(part))) for part in parts)
-    images = [Intervention(tower, [Batch(*each)], unresolved.outlier_rule) for each in zip(parts, places, strict=True)]
+    average, choose, verify = (
+        Intervention(tower, [Batch(*each)], unresolved.outlier_rule) for each in zip(parts, places, strict=True)
+    )
     neurons, shift_value = unresolved.register_neurons, unresolved.shift_value
-    mode, rows_LD = measure_constants(*images, neurons, shift_value=shift_value, gate=GateConfig())
+    mode, rows_LD = measure_constants(average, choose, verify, neurons, shift_value=shift_value, gate=GateConfig())
     return dataclasses.replace(unresolved, verdict="fixed", constant_mode=mode, constants=rows_LD)
 
 

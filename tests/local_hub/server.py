@@ -102,7 +102,7 @@ class RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # buffered: status line, headers and body leave in as few packets as possible
-    server: LoopbackServer
+    server: LoopbackServer  # pyrefly: ignore[bad-override-mutable-attribute]  # the only one that makes it
 
     def handle_any_method(self) -> None:
         fault = self.server.backend.faults.take(self.command, unquote(urlsplit(self.path).path))
@@ -186,5 +186,5 @@ class RequestHandler(BaseHTTPRequestHandler):
         has_token = "Authorization" in self.headers
         self.server.backend.requests.append(RecordedRequest(self.server.name, self.command, path, status, has_token))
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Silent: the requests are in the log of the hub."""

@@ -23,11 +23,12 @@ def _ordinary(seed: int, spread: float = 0.15) -> Tensor:
 
 def _tails(seed: int) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    pareto = torch.distributions.Pareto(1.0, 1.0).sample((COUNT,))
+    sample = lambda distribution: torch.as_tensor(distribution.sample((COUNT,)))  # noqa: E731
+    pareto = sample(torch.distributions.Pareto(1.0, 1.0))
     return {
         "narrow": _ordinary(seed),
         "log-normal": _ordinary(seed, spread=0.8),
-        "Student t": 10 * (torch.distributions.StudentT(1.5).sample((COUNT,)).abs() + 1),
+        "Student t": 10 * (sample(torch.distributions.StudentT(1.5)).abs() + 1),
         "Pareto": 10 * pareto,
         "every tenth Pareto": torch.where(torch.rand(COUNT) < 0.1, pareto, 1.0) * _ordinary(seed),
     }

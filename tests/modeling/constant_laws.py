@@ -1,6 +1,6 @@
 """What holds for every patched model in constant mode, and with fixed positions; laws as in `laws.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
@@ -31,7 +31,7 @@ def attention_of(block: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def reading_attentions(case: Case, model: nn.Module) -> Iterator[list[Tensor]]:
+def reading_attentions(case: Case, model: nn.Module) -> Generator[list[Tensor]]:
     """What the attention of each block reads, in the order in which they run."""
     seen: list[Tensor] = []
 
@@ -91,7 +91,7 @@ def law_rows_are_read_from_the_first_layer_on(modeling: ModuleType, case: Case) 
     assert model.token_layout.num_test_time_registers == 0
     states, others = captured(found)[0], captured(plain)[0]
     assert [state.shape[1] for state in states] == [other.shape[1] for other in others]
-    assert [bool(torch.equal(*pair)) for pair in zip(states, others, strict=True)][:2] == [True, True]
+    assert [torch.equal(*pair) for pair in zip(states, others, strict=True)][:2] == [True, True]
     assert not torch.allclose(states[2], others[2], rtol=1e-3, atol=1e-3)
 
 

@@ -5,7 +5,7 @@ The method is written down here a second time, slowly and by hand, from the desc
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -37,9 +37,10 @@ def patched_model(
 ) -> PreTrainedModel:
     """A patched model made from a config and a state dict, the way `from_pretrained` makes it."""
     cls = patched_class(modeling, case)
+    config_class: Any = cls.config_class
     ours = ("model_type", "architectures", "transformers_version")
     fields = {name: value for name, value in stock.config.to_dict().items() if name not in ours}
-    config = cls.config_class(**fields, register_neurons=register_neurons, **options)
+    config = config_class(**fields, register_neurons=register_neurons, **options)
     config._attn_implementation = stock.config._attn_implementation
     with no_init_weights():
         model = cls(config).train(stock.training)
@@ -71,7 +72,7 @@ def captured(output: Any) -> tuple[Any, Any]:
     return output[-2:]
 
 
-def flat_tensors(output: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+def flat_tensors(output: Any, name: str = "output") -> Iterator[tuple[str, Tensor | None]]:
     """Every tensor of an output, named, in order; `None` is named too."""
     if isinstance(output, Tensor) or output is None:
         yield name, output
@@ -96,17 +97,17 @@ def assert_equal_outputs(found: Any, expected: Any, *, exact: bool = True) -> No
             )
 
 
-def mlp_of(block: nn.Module) -> nn.Module:
+def mlp_of(block: Any) -> nn.Module:
     return block.mlp if hasattr(block, "mlp") else block.ffn
 
 
 def down_projection(block: nn.Module) -> nn.Linear:
-    mlp = mlp_of(block)
+    mlp: Any = mlp_of(block)
     return mlp.down_proj if hasattr(mlp, "down_proj") else mlp.fc2
 
 
 @contextmanager
-def reading(module: nn.Module) -> Iterator[list[Tensor]]:
+def reading(module: nn.Module) -> Generator[list[Tensor]]:
     """The tensors that a module reads within the context."""
     seen: list[Tensor] = []
     handle = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))

@@ -14,7 +14,8 @@ NEURONS = [(1, 3), (1, 8)]
 
 def _stock(**fields):
     torch.manual_seed(0)
-    config = ViTConfig(**SIZE, **fields, attn_implementation="eager")
+    config = ViTConfig(**SIZE, **fields)
+    config._attn_implementation = "eager"
     return ViTModel(config, add_pooling_layer=False).eval()
 
 

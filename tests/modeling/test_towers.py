@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers.utils import logging
 from warm import run_warm
 
-import ttreg_hf
+import ttreg_hf.applying
+import ttreg_hf.publishing.checkpoint
 from modeling.laws import assert_equal_outputs, flat_tensors
 from modeling.test_checkpoints import OLD_DINOV2
 from ttreg_hf import add_test_time_registers, inspect_norms

@@ -87,8 +87,8 @@ def test_low_precision_is_kept_and_switched_off_is_the_stock_model(case, dtype):
 
 
 def test_bfloat16_is_near_float32(bare_case):
-    found = run(patched_model(modeling, bare_case, bare_case.stock_model()).bfloat16(), images().bfloat16())
-    expected = run(patched_model(modeling, bare_case, bare_case.stock_model()), images())
+    found = dict(run(patched_model(modeling, bare_case, bare_case.stock_model()).bfloat16(), images().bfloat16()))
+    expected = dict(run(patched_model(modeling, bare_case, bare_case.stock_model()), images()))
     name = "last_hidden_state" if expected.get("pooler_output") is None else "pooler_output"
     similarity = torch.cosine_similarity(found[name].float(), expected[name], dim=-1)
     assert similarity.min() > 0.99

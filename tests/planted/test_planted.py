@@ -94,7 +94,7 @@ def test_the_papers_score_finds_exactly_what_was_planted(run):
         for neuron, score in enumerate(torch.stack(means).mean(dim=0).tolist()):
             scores[layer, neuron] = score
     planted = {(neuron.layer, neuron.neuron) for neuron in run.planted.register_neurons}
-    assert set(sorted(scores, key=scores.get, reverse=True)[: len(planted)]) == planted
+    assert set(sorted(scores, key=scores.__getitem__, reverse=True)[: len(planted)]) == planted
 
 
 def test_outliers_begin_after_the_first_planted_layer(run):
