@@ -4,6 +4,7 @@ The ids that pages name are tiny models there: a planted DINOv2, a wide one that
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model, PreTrainedModel
 from warm import run_warm
 
-from docs.pages import NAMES, PAGES, blocks
+from docs.pages import NAMES, PAGES, ROOT, blocks
 from ttreg_hf.planted import planted_model, synthetic_images
 
 NUM_PHOTOGRAPHS = 32
@@ -119,3 +120,8 @@ def test_what_is_not_run_has_a_reason_and_is_little() -> None:
     assert len(python) >= 15
     elsewhere = "docs/other-tools.md"  # tests/test_other_tools.py runs what needs other packages
     assert {block.page for block in python if block.reason} <= {"docs/deploy.md", elsewhere}
+
+
+def test_docstrings_hold_no_examples_because_nothing_runs_them_there() -> None:
+    sources = [*(ROOT / "ttreg_hf").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    assert [path for path in sources if re.search(r"^\s*(>>> |```)", path.read_text(encoding="utf-8"), re.M)] == []
