@@ -224,6 +224,12 @@ def test_a_flex_attention_mask_is_read_too():
     assert torch.equal(TokenLayout(1, 1, (4, 4)).seen_by_registers(mask), counts)
 
 
+def test_flash_attentions_mask_over_tokens_is_read_as_it_is():
+    assert TokenLayout(1, 1, (4, 4)).seen_by_registers(torch.tensor([[1, 1, 1, 0]])).tolist() == [
+        [True, True, True, False]
+    ]
+
+
 def test_a_mask_by_hand():
     acts = torch.tensor([[[2.0], [50.0], [1.0], [3.0], [-8.0]]])  # CLS, register, two patches, padding
     seen = torch.tensor([[True, True, True, True, False]])

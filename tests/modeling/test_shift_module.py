@@ -6,6 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ViTConfig, ViTModel
 
 from ttreg_hf import add_test_time_registers
+from ttreg_hf.modeling.families import find_mlp
 from ttreg_hf.modeling.registers import ShiftedActivation
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
@@ -32,6 +33,17 @@ def test_an_activation_function_with_weights_is_refused():
     """Their names would change."""
     with pytest.raises(ValueError, match=r"behind an activation function without weights, got PReLU"):
         add_test_time_registers(_stock(hidden_act="prelu"), NEURONS)
+
+
+def test_a_block_whose_parts_have_other_names_is_shown_and_refused():
+    """As a later release of transformers may name them."""
+    model = _stock()
+    mlp = model.layers[0].mlp
+    mlp.nonlinearity = mlp._modules.pop("activation_fn")
+    with pytest.raises(
+        ValueError, match=r"(?s)A known block has an MLP with one of activation_fn, .*got .*nonlinearity"
+    ):
+        find_mlp(model.layers[0])
 
 
 @torch.no_grad()

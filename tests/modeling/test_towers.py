@@ -1,5 +1,6 @@
 """Models around a vision tower: the tower is patched inside, and what reads it receives what it received before."""
 
+import copy
 import functools
 import json
 import os
@@ -346,6 +347,18 @@ def test_one_of_several_towers_is_measured_and_made_a_checkpoint_of(tmp_path, mo
     patched = make_checkpoint(source, tmp_path / "checkpoint")
     assert patched.trunk_name == patched.config.tower == outer.tower
     assert check_outputs(tmp_path / "checkpoint") < 1e-4
+
+
+def test_a_config_that_names_no_tower_of_its_model_is_refused_where_it_is_loaded():
+    """By the code that travels, at a stranger's too."""
+    patched = _patched("video_llava")
+    config = copy.deepcopy(patched.config)
+    config.tower = "model.lost_tower"
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"^`tower` names one vision tower of .*, got 'model.lost"),
+    ):
+        type(patched)(config)
 
 
 def test_a_patched_model_keeps_its_tower():
