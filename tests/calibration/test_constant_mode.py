@@ -86,12 +86,14 @@ def test_outliers_that_stay_are_seen_at_every_first_layer_and_advise_the_token()
     known, result = _found("siglip")
     tower = VisionTower.to_measure(known.model)
     parts = (known.sample[start : start + 16] for start in (0, 16, 32))
-    images = [Intervention(tower, [Batch(part, tuple(range(16)))], result.outlier_rule) for part in parts]
+    average, choose, verify = (
+        Intervention(tower, [Batch(part, tuple(range(16)))], result.outlier_rule) for part in parts
+    )
     (right,) = result.register_neurons
     wrong = dataclasses.replace(right, neuron=right.neuron + 1)
-    found, _ = measure_constants(*images, [wrong], gate=GateConfig())
+    found, _ = measure_constants(average, choose, verify, [wrong], gate=GateConfig())
     assert len({each.layer for each in found.tried}) > 1
-    assert all(each.outlier_ratio == images[1].outcome([wrong]).outlier_ratio > 0.5 for each in found.tried)
+    assert all(each.outlier_ratio == choose.outcome([wrong]).outlier_ratio > 0.5 for each in found.tried)
     assert not found.passed
     assert all(reason.endswith("Keep token mode, the default: it was verified.") for reason in found.reasons)
 

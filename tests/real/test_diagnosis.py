@@ -6,7 +6,7 @@ import pytest
 from cli.conftest import run, succeed
 from transformers import PreTrainedModel
 
-from ttreg_hf import CalibrationConfig, calibrate, inspect_norms
+from ttreg_hf import CalibrationConfig, inspect_norms
 from ttreg_hf.evaluation.whole_image import whole_image
 from ttreg_hf.loading import load_processor
 from ttreg_hf.measuring.tower import VisionTower
@@ -28,19 +28,21 @@ def test_no_block_has_outliers_at_224_px(checkpoint, photographs):
     assert norms["outlier_fraction"][norms["detection_layer"]] == 0
 
 
-def test_it_is_clean_at_224_px_and_nothing_is_patched(checkpoint, photographs, tmp_path):
+def test_it_is_clean_at_224_px_and_at_the_518_px_of_its_training_and_nothing_is_patched(
+    checkpoint, photographs, tmp_path
+):
     arguments = ("--dataset", photographs, "--num-images", "30", "--output", tmp_path / "found", "--json")
-    assert json.loads(succeed("calibrate", checkpoint, *arguments).out)["verdict"] == "clean"
+    found = json.loads(succeed("calibrate", checkpoint, *arguments).out)
+    assert found["verdict"] == "clean"
+    looks = [(look["image_size"], look["num_photographs"], look["with_outliers"]) for look in found["looks"]]
+    assert looks == [([224, 224], 30, 0), ([518, 518], 30, 0)]
     refused = run("apply", checkpoint, "--calibration", tmp_path / "found", "--output", tmp_path / "checkpoint")
     assert refused.code == 3
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_it_is_clean_at_518_px(model: PreTrainedModel, checkpoint, photographs):
+def test_no_block_has_outliers_at_518_px(model: PreTrainedModel, checkpoint, photographs):
     processor = whole_image(VisionTower.of(model), load_processor(str(checkpoint)), 518)
-    result = calibrate(model, photographs, config=CalibrationConfig(num_images=30), processor=processor)
-    assert result.image_size == (518, 518)
-    assert result.verdict == "clean"
     norms = inspect_norms(
         model, photographs / "calibrate", config=CalibrationConfig(num_images=6), processor=processor
     )

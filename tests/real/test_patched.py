@@ -1,8 +1,7 @@
 """A real model that was patched by hand: saved, loaded by strangers, pushed, measured, drawn."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from local_hub import LocalHub
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, PreTrainedModel
+from warm import run_warm
 
 from ttreg_hf import add_test_time_registers
 from ttreg_hf.evaluation.evaluation_run import evaluate
@@ -62,8 +62,9 @@ def test_its_weight_file_has_the_base_models_names_and_values(patched, checkpoin
 
 def test_a_stranger_loads_it_without_ttreg(model, patched, pixels, tmp_path):
     torch.save(pixels, tmp_path / "pixels.pt")
-    command = [sys.executable, "-c", STRANGER, str(patched), str(tmp_path / "pixels.pt"), str(tmp_path / "found.pt")]
-    subprocess.run(command, check=True, capture_output=True, timeout=200, cwd=tmp_path)
+    arguments = (patched, tmp_path / "pixels.pt", tmp_path / "found.pt")
+    child = run_warm(STRANGER, *arguments, env=os.environ, cwd=tmp_path)
+    assert child.returncode == 0, child.stderr
     ours = _features(add_test_time_registers(model, BY_HAND), pixels)
     torch.testing.assert_close(torch.load(tmp_path / "found.pt"), ours, rtol=1e-5, atol=1e-5)
 
