@@ -62,13 +62,14 @@ def test_constants_belong_to_the_neurons_that_were_calibrated(shown, result):
     assert told(Subject.open(shown.base, calibration=result)) == (LAYER - 1, THRESHOLD, False)
 
 
-def test_a_calibration_of_other_weights_says_nothing(shown, result, tmp_path):
+def test_a_calibration_of_other_weights_is_refused_and_one_that_knows_it_says_nothing(shown, result, tmp_path):
     other = planted_model(neurons_per_layer={1: 1, 2: 2}, seed=7).model
     patched = add_test_time_registers(other, result.register_neurons)
     beside = result.beside(patched)
     assert beside.on_other_weights
-    for calibration in (result, beside):
-        assert told(Subject.open(patched, calibration=calibration))[1:] == (None, False)
+    assert told(Subject.open(patched, calibration=beside))[1:] == (None, False)
+    with pytest.raises(ValueError, match="A calibration belongs to the weights that were measured"):
+        Subject.open(patched, calibration=result)
     folder = saved(patched, result, tmp_path / "checkpoint")
     assert told(Subject.open(folder, processor=object()))[1:] == (None, False)
 

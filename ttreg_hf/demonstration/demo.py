@@ -95,15 +95,16 @@ def demo(
             used as `pixel_values` as they are.
         register_neurons: as in `add_test_time_registers`, such as a `CalibrationResult`.
         calibration: says which patches are outliers, and has the rows of constant mode, which is shown too if they
-            belong to these neurons; one of other weights says nothing. `None`: `register_neurons` if that is one;
-            without these, the one beside the checkpoint. Without any, outliers are told as published, else none is.
+            belong to these neurons; one that was saved beside other weights says nothing. `None`: `register_neurons`
+            if that is one; without these, the one beside the checkpoint. Without any, outliers are told as published,
+            else none is.
         processor: image processor; found by the id or path if not given.
         tower: dotted path of the vision tower, in a model that holds several; a patched model keeps its own.
         name: Hub id or path of the checkpoint, where a model is given that does not know it.
         progress: shows how far it is.
 
     Raises:
-        ValueError: no images, unsupported family, or no processor.
+        ValueError: no images, unsupported family, no processor, or a calibration of other weights.
         OSError: an image that cannot be read; it is named.
     """
     given = _checked(images)

@@ -80,10 +80,16 @@ class Subject:
 def _measured(
     model: PreTrainedModel, model_or_id: Any, register_neurons: Any, calibration: CalibrationResult | None
 ) -> CalibrationResult | None:
-    """The calibration given either way, else the one beside the checkpoint; `None` if it is of other weights."""
+    """The calibration given either way, else the one beside the checkpoint; `None` if it says that it is of others.
+
+    Raises:
+        ValueError: one that was given is of other weights.
+    """
     if calibration is not None:
-        is_of_these = not calibration.on_other_weights and calibration.was_found_on(model)
-        return calibration if is_of_these else None
+        if calibration.on_other_weights:
+            return None
+        calibration.check_weights(model)
+        return calibration
     if isinstance(register_neurons, CalibrationResult):
         return register_neurons  # or it could not have patched the model
     if register_neurons is not None or not isinstance(model_or_id, (str, Path)):
