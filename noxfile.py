@@ -63,10 +63,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Branches that the tests take, of what runs in their own processes, and the lines that none takes."""
-    session.install("-c", CONSTRAINTS, "-e", ".[test]", "pytest-cov")
-    options = ["--cov=ttreg_hf", "--cov-branch", "--cov-report=term-missing:skip-covered"]
-    session.run("python", "-m", "pytest", *options, *session.posargs)
+    """Branches that the tests take, in all their processes, and the lines that none takes."""
+    session.install("-c", CONSTRAINTS, "-e", ".[test]", "coverage>=7.10")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
 
 
 @nox.session
