@@ -6,16 +6,16 @@ rows have to begin earlier. Letters: `L` blocks, `l` first block that reads a ro
 photographs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ttreg_hf.calibration.comparison import compare
+from ttreg_hf.calibration.comparison import Comparison, compare
 from ttreg_hf.calibration.config import GateConfig, SelectionConfig
 from ttreg_hf.calibration.gate import Drift, GateCheck, drift_checks, outlier_check
-from ttreg_hf.measuring.feature_drift import Seen, feature_drifts
+from ttreg_hf.measuring.feature_drift import FeatureDrift, Seen, feature_drifts
 from ttreg_hf.measuring.intervention import Intervention
 from ttreg_hf.measuring.register_rows import ShuffledRegisters, rows_of
 from ttreg_hf.measuring.tower import VisionTower
@@ -156,16 +156,22 @@ def _constant(images: Intervention, neurons: Sequence[RegisterNeuron], rows_LD: 
 def _tried(
     images: Intervention, neurons: Sequence[RegisterNeuron], rows_LD: Tensor, layers: Sequence[int]
 ) -> tuple[TriedFirstLayer, ...]:
-    towers = {str(layer): _constant(images, neurons, rows_LD, layer) for layer in layers}
-    found = {name: compare(images.before, images.measure(tower)) for name, tower in towers.items()}
-    seen = {name: Seen(tower) for name, tower in towers.items()}
-    drifts = feature_drifts(images.tower, seen, images.batches, images.before, images.limit)
+    found, drifts = _compared(images, {str(layer): _constant(images, neurons, rows_LD, layer) for layer in layers})
     return tuple(
         TriedFirstLayer(
             int(name), found[name].outlier_ratio, float(drift.pooled_U.mean()), float(drift.patches_U.mean())
         )
         for name, drift in drifts.items()
     )
+
+
+def _compared(
+    images: Intervention, towers: Mapping[str, VisionTower]
+) -> tuple[dict[str, Comparison], dict[str, FeatureDrift]]:
+    """What each twin does to outliers and to features, by the same names."""
+    found = {name: compare(images.before, images.measure(tower)) for name, tower in towers.items()}
+    seen = {name: Seen(tower) for name, tower in towers.items()}
+    return found, feature_drifts(images.tower, seen, images.batches, images.before, images.limit)
 
 
 def _effects(
@@ -187,9 +193,7 @@ def _effects(
     towers[ZEROED] = _constant(images, neurons, rows.registers_LD, count)
     towers[TOKEN], towers[SHUFFLED] = (images.patched(neurons, shift_value=shift_value) for _ in range(2))
     with ShuffledRegisters(towers[SHUFFLED], first):
-        found = {name: compare(images.before, images.measure(tower)) for name, tower in towers.items()}
-        seen = {name: Seen(tower) for name, tower in towers.items()}
-        drifts = feature_drifts(images.tower, seen, images.batches, images.before, images.limit)
+        found, drifts = _compared(images, towers)
     effects = {
         name: ModeEffect(found[name].outlier_ratio, Drift.of(drifts[name]))
         for name in (TOKEN, CONSTANT, ZEROED, RANDOM, MEAN_PATCH, SHUFFLED)
