@@ -16,7 +16,7 @@ from benchmarks.grown_dense_tasks import GROWN
 from benchmarks.grown_job import Job
 from benchmarks.grown_judging import RESULT_FILE, batches_of, models_of, rows_of
 from benchmarks.grown_photographs import crops_to_calibrate, crops_to_report
-from benchmarks.grown_table import interval_cell
+from benchmarks.grown_table import interval_cell, left_out_words
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.calibration.constant_mode import CONSTANT as CONSTANTS
 from ttreg_hf.calibration.constant_mode import RANDOM as RANDOM_ROWS
@@ -89,7 +89,7 @@ def constant_tables(found: Mapping[str, Path]) -> str:
         judged = json.loads(file.with_name(RESULT_FILE).read_text(encoding="utf-8"))["rows"]
         lines += _lines(model, kept["calibrated_size"], judged)
         lines += _lines(model, kept["other_size"], kept["rows"])
-        words += [f"{model}: no row {name}: {why}." for name, why in kept["left_out"].items()]
+        words += left_out_words(model, kept["left_out"])
         if kept["verified"] is not None:
             verified = from_json(ConstantMode, kept["verified"])
             controls += [(model, *line) for line in constant_table(verified).rows]

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from benchmarks.grown_judging import models_of
+from benchmarks.grown_table import left_out_words
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
 from ttreg_hf.evaluation.evaluation_result import EXPLORATORY, PRIMARY, Evaluation, Figure
@@ -83,7 +84,7 @@ def dense_tables(found: Mapping[str, Path]) -> str:
         for before, after in zip(kept[ORIGINAL], kept[GROWN], strict=True):
             for kind, line in _lines(Evaluation.from_dict(before), Evaluation.from_dict(after)):
                 lines[kind].append((model, *line))
-            left_out |= dict.fromkeys(f"{model}: no row {name}: {why}." for name, why in after["left_out"].items())
+            left_out |= dict.fromkeys(left_out_words(model, after["left_out"]))
     parts = [f"{NAMED[kind]} {CAPTION}\n\n{markdown(Table(heads, tuple(lines[kind])))}\n" for kind in lines]
     return "\n".join([*parts, LEGEND, *left_out]) + "\n"
 

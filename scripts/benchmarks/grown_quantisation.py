@@ -17,7 +17,7 @@ from benchmarks.grown_dense_tasks import GROWN
 from benchmarks.grown_job import Job
 from benchmarks.grown_judging import models_of
 from benchmarks.grown_photographs import crops_to_calibrate, crops_to_report
-from benchmarks.grown_table import interval_cell
+from benchmarks.grown_table import interval_cell, left_out_words
 from ttreg_hf.calibration.calibration_result import CalibrationResult
 from ttreg_hf.evaluation.evaluation_config import EvaluationConfig
 from ttreg_hf.evaluation.evaluation_result import Evaluation, Figure
@@ -123,7 +123,7 @@ def quantisation_tables(found: Mapping[str, Path]) -> str:
     words: dict[str, None] = {}
     for model, file in found.items():
         kept = json.loads(file.read_text(encoding="utf-8"))
-        words |= dict.fromkeys(f"{model}: no row {name}: {why}." for name, why in kept["left_out"].items())
+        words |= dict.fromkeys(left_out_words(model, kept["left_out"]))
         if kept["evaluation"] is None:
             continue
         evaluation = Evaluation.from_dict(kept["evaluation"])

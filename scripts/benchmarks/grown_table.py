@@ -1,6 +1,6 @@
 """Judgements of grown models as a table, with what they do not show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ttreg_hf.report.table import Table, markdown
@@ -35,7 +35,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             distances = (interval_cell(row["distances"].get(name)) for name in _DISTANCES)
             lines.append((*(("",) * len(first) if place else first), *cells, *distances, "" if place else seconds))
         named = f"{found['variant']}, {found['seed']}"
-        left_out += [f"{named}: no row {name}: {why}." for name, why in found["left_out"].items()]
+        left_out += left_out_words(named, found["left_out"])
     heads = (*_FIRST, "model", "outliers / grown", *_DISTANCES, "seconds")
     return "\n".join([CAPTION, "", markdown(Table(heads, tuple(lines))), "", LEGEND, *left_out]) + "\n"
 
@@ -45,6 +45,11 @@ def _first_cells(found: dict[str, Any]) -> tuple[str, ...]:
     right = "yes" if found["verdict"] in found["expected"] else "no"
     outliers = f"{found['outliers_an_image']:.1f}"
     return found["variant"], str(found["seed"]), found["verdict"], right, layers, outliers
+
+
+def left_out_words(model: str, left_out: Mapping[str, str]) -> list[str]:
+    """Which rows a model does not have, and why."""
+    return [f"{model}: no row {name}: {why}." for name, why in left_out.items()]
 
 
 def interval_cell(found: Sequence[float] | None, form: str = ".4f") -> str:

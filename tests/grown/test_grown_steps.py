@@ -51,8 +51,8 @@ def with_constants(grown, unresolved) -> CalibrationResult:
     average, choose, verify = (
         Intervention(tower, [Batch(*each)], unresolved.outlier_rule) for each in zip(parts, places, strict=True)
     )
-    neurons, shift_value = unresolved.register_neurons, unresolved.shift_value
-    mode, rows_LD = measure_constants(average, choose, verify, neurons, shift_value=shift_value, gate=GateConfig())
+    assert unresolved.shift_value == "per_neuron"
+    mode, rows_LD = measure_constants(average, choose, verify, unresolved.register_neurons, gate=GateConfig())
     return dataclasses.replace(unresolved, verdict="fixed", constant_mode=mode, constants=rows_LD)
 
 

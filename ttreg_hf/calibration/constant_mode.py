@@ -97,7 +97,6 @@ def measure_constants(
     to_verify: Intervention,
     neurons: Sequence[RegisterNeuron],
     *,
-    shift_value: str = "per_neuron",
     gate: GateConfig,
     tolerated: float = SelectionConfig.elsewhere,
     seed: int = 0,
@@ -109,7 +108,6 @@ def measure_constants(
         to_choose: whose images choose the first layer.
         to_verify: whose images report.
         neurons: to move; at least one.
-        shift_value: as in token mode.
         gate: bounds of the conditions.
         tolerated: share of the outliers that may stay for a first layer to be as good as any other.
         seed: of the random rows.
@@ -117,11 +115,11 @@ def measure_constants(
     Returns:
         What was found, and the constants `(L - l, D)`, float32 on the CPU.
     """
-    rows = _mean_rows(to_average, neurons, shift_value)
+    rows = _mean_rows(to_average, neurons)
     layers = _first_layers(neurons, len(rows.registers_LD))
     tried = _tried(to_choose, neurons, rows.registers_LD, layers)
     first = chosen_first_layer(tried, tolerated)
-    effects, checks = _effects(to_verify, neurons, rows, first, shift_value=shift_value, gate=gate, seed=seed)
+    effects, checks = _effects(to_verify, neurons, rows, first, gate=gate, seed=seed)
     one, other = rows.halves
     agreement_L = torch.where((one == other).all(-1), 1.0, torch.cosine_similarity(one, other, dim=-1))
     found = ConstantMode(first, rows.num_images, tried, tuple(agreement_L[first:].tolist()), effects, checks)
@@ -133,8 +131,8 @@ def chosen_first_layer(tried: Sequence[TriedFirstLayer], tolerated: float) -> in
     return min(tried, key=lambda each: (max(each.outlier_ratio, tolerated), each.pooled + each.patches)).layer
 
 
-def _mean_rows(images: Intervention, neurons: Sequence[RegisterNeuron], shift_value: str) -> _Rows:
-    rows = rows_of(images.patched(neurons, shift_value=shift_value), images.batches, images.limit)
+def _mean_rows(images: Intervention, neurons: Sequence[RegisterNeuron]) -> _Rows:
+    rows = rows_of(images.patched(neurons), images.batches, images.limit)
     registers_BLD = rows.registers_BLD
     halves = (registers_BLD[0::2].mean(0), registers_BLD[1::2].mean(0) if len(registers_BLD) > 1 else registers_BLD[0])
     return _Rows(registers_BLD.mean(0).float(), rows.patches_BLD.mean(0).float(), halves, len(registers_BLD))
@@ -180,7 +178,6 @@ def _effects(
     rows: _Rows,
     first: int,
     *,
-    shift_value: str,
     gate: GateConfig,
     seed: int,
 ) -> tuple[dict[str, ModeEffect], tuple[GateCheck, ...]]:
@@ -191,7 +188,7 @@ def _effects(
     given = {CONSTANT: rows.registers_LD, RANDOM: random_LD, MEAN_PATCH: rows.patches_LD}
     towers = {name: _constant(images, neurons, rows_LD, first) for name, rows_LD in given.items()}
     towers[ZEROED] = _constant(images, neurons, rows.registers_LD, count)
-    towers[TOKEN], towers[SHUFFLED] = (images.patched(neurons, shift_value=shift_value) for _ in range(2))
+    towers[TOKEN], towers[SHUFFLED] = (images.patched(neurons) for _ in range(2))
     with ShuffledRegisters(towers[SHUFFLED], first):
         found, drifts = _compared(images, towers)
     effects = {
