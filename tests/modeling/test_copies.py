@@ -8,6 +8,8 @@ from families import BARE_CASES, images
 
 from modeling.laws import assert_equal_outputs, forward, patched_model, run
 from ttreg_hf import modeling
+from ttreg_hf.modeling.families import blocks_of_trunk, find_attention
+from ttreg_hf.modeling.modeling_ttreg import neurons_by_layer
 
 
 def _pickled(model):
@@ -53,3 +55,26 @@ def test_a_copy_of_a_new_model_obeys_its_own_config(copied):
     twin.config.num_test_time_registers = 0
     assert_equal_outputs(run(twin, images()), run(stock, images()))
     assert_equal_outputs(run(model, images()), before)
+
+
+def _noting(model):
+    """The layers whose attention tells the shift which tokens are padding."""
+    attentions = map(find_attention, blocks_of_trunk(model))
+    hooks = [attention._forward_pre_hooks.values() for attention in attentions]
+    return [[hook for hook in of_layer if hook == model.registers.note_mask] for of_layer in hooks]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, _pickled], ids=["deepcopy", "pickle"])
+def test_padding_is_noted_once_in_the_layers_with_neurons_and_in_no_others(copied):
+    case = next(case for case in BARE_CASES if case.family.name == "dinov2")
+    model = patched_model(modeling, case, case.stock_model())
+    twin = copied(model)
+    before = [len(hooks) for hooks in _noting(model)]
+    assert before == [int(layer in neurons_by_layer(model.config.register_neurons)) for layer in range(len(before))]
+    for pairs in ([[1, 3], [1, 4]], [[0, 2]], [[0, 2], [1, 1]]):
+        twin.config.register_neurons = pairs
+        twin.place_register_neurons()
+        assert [len(hooks) for hooks in _noting(twin)][:2] == [
+            int(layer in neurons_by_layer(pairs)) for layer in range(2)
+        ]
+    assert [len(hooks) for hooks in _noting(model)] == before

@@ -125,6 +125,12 @@ MUTANTS = [
         "signed_max(acts_BTK, None, without=layout.registers)",
     ),
     (
+        "no shift is told of padding",
+        FAMILIES,
+        "[find_attention(blocks[layer]) for layer in neurons_by_layer]",
+        "[]",
+    ),
+    (
         "the switch does nothing",
         BASE,
         "before, here.enabled = here.enabled, False",
@@ -132,15 +138,15 @@ MUTANTS = [
     ),
     (
         "the constant row is read in every layer",
-        METHOD,
-        "if row >= 0 and not self.inserts",
-        "if not self.inserts",
+        BASE,
+        "enumerate(reading)",
+        "enumerate(map(find_attention, blocks_of_trunk(trunk)), -self.config.constant_first_layer)",
     ),
     (
         "the next layer's constant row",
         METHOD,
-        "self.constants[row] if",
-        "self.constants[row - 1] if",
+        "self.constants[row].to",
+        "self.constants[row - 1].to",
     ),
     (
         "the constant row stays in the attention's output",

@@ -126,7 +126,10 @@ class VisionTower:
 
     def rows_in_front(self, layer: int) -> int:
         """How many rows the attention of a layer reads in front of the tokens, in a pass that runs now."""
-        return int(isinstance(self.model, TTRegModelMixin) and self.model.registers.constant(layer) is not None)
+        if not isinstance(self.model, TTRegModelMixin):
+            return 0
+        registers = self.model.registers
+        return int(registers.active and not registers.inserts and layer >= registers.config.constant_first_layer)
 
     @property
     def output_layout(self) -> TokenLayout:

@@ -145,6 +145,10 @@ def place_shifts(blocks: Any, neurons_by_layer: dict[int, list[int]], registers:
             )
     for layer, block in enumerate(blocks):
         place_shift(block, neurons_by_layer.get(layer, []), registers)
+    for hook in registers.noting:
+        hook.remove()
+    attentions = [find_attention(blocks[layer]) for layer in neurons_by_layer]
+    registers.noting = [each.register_forward_pre_hook(registers.note_mask, with_kwargs=True) for each in attentions]
 
 
 def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> None:
@@ -157,11 +161,10 @@ def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> N
     shift = NeuronShift(neurons, registers) if neurons else nn.Identity()
     if isinstance(mlp, ShiftedGatedMLP):
         mlp.shift = shift.train(mlp.training)
-    elif is_gated(mlp):
-        if neurons:
-            parent, _, child = next(n for n, m in block.named_modules() if m is mlp).rpartition(".")
-            setattr(block.get_submodule(parent), child, ShiftedGatedMLP(mlp, shift))
-    else:
+    elif neurons and is_gated(mlp):
+        parent, _, child = next(n for n, m in block.named_modules() if m is mlp).rpartition(".")
+        setattr(block.get_submodule(parent), child, ShiftedGatedMLP(mlp, shift))
+    elif not is_gated(mlp):
         activation = getattr(mlp, name)
         own = activation[0] if isinstance(activation, ShiftedActivation) else activation
         if neurons and any(True for _ in own.parameters()):

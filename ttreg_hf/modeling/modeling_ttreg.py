@@ -87,9 +87,7 @@ class TTRegConfigMixin:
         config_dict, kwargs = super().get_config_dict(*args, **kwargs)
         tower = config_dict.get(cls.base_config_key)
         if isinstance(tower, dict):
-            tower |= {
-                ours.name: config_dict[ours.name] for ours in fields(TTRegConfigMixin) if ours.name in config_dict
-            }
+            tower |= {one.name: config_dict[one.name] for one in fields(TTRegConfigMixin) if one.name in config_dict}
         return config_dict, kwargs
 
     def validate_test_time_registers(self) -> None:
@@ -153,8 +151,7 @@ class TTRegModelMixin(PreTrainedModel):
         is_bare = type(self).__name__.endswith("Model")  # it gives out what its trunk gives out, as OWL-ViT's
         around = [module for module in self.modules() if isinstance(module, transformers.BackboneMixin)]
         backbone = next((module for module in reversed(around) if trunk in module.modules()), None)
-        layout = layout_of_trunk(trunk)
-        registers = self.registers = Registers(self.config, layout, trunk, family, backbone is not None)
+        registers = self.registers = Registers(self.config, layout_of_trunk(trunk), trunk, family, bool(backbone))
         trunk.register_forward_pre_hook(registers.before_trunk, with_kwargs=True)
         if family.encoder is None:
             trunk.get_submodule(family.embeddings).register_forward_hook(registers.on_embeddings)
@@ -170,11 +167,12 @@ class TTRegModelMixin(PreTrainedModel):
         elif family.patches is not None or not (trunk is self or (is_bare and trunk.config is self.config)):
             trunk.register_forward_hook(registers.on_trunk)
         if self.config.test_time_register_mode == "constant":
-            rows = max(len(blocks_of_trunk(trunk)) - self.config.constant_first_layer, 0)
-            trunk.register_buffer(CONSTANTS, torch.full((rows, trunk.config.hidden_size), math.nan))  # until loaded
-        for layer, attention in enumerate(map(find_attention, blocks_of_trunk(trunk))):
-            attention.register_forward_pre_hook(partial(registers.before_attention, layer), with_kwargs=True)
-            attention.register_forward_hook(partial(registers.after_attention, layer), prepend=True)
+            reading = [find_attention(block) for block in blocks_of_trunk(trunk)][self.config.constant_first_layer :]
+            # until they are loaded
+            trunk.register_buffer(CONSTANTS, torch.full((len(reading), trunk.config.hidden_size), math.nan))
+            for row, attention in enumerate(reading):
+                attention.register_forward_pre_hook(partial(registers.before_attention, row), with_kwargs=True)
+                attention.register_forward_hook(registers.after_attention, prepend=True)
         self.place_register_neurons()
 
     def place_register_neurons(self) -> None:

@@ -10,7 +10,6 @@ Letters: `B` images, `T` tokens, `P` prefix tokens, `R` test-time registers, `N`
 """
 
 import inspect
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -228,7 +227,7 @@ def position_spikes(embeddings: nn.Module, positions: list[list[int]]) -> Tensor
         `(1, D, h, w)` float32; 0 elsewhere, and in a channel whose excess is not far above the median channel's.
     """
     table = next(table for name, table in embeddings.named_parameters() if name.startswith("position_embedding"))
-    side = math.isqrt(table.numel() // table.shape[-1])
+    side = int((table.numel() // table.shape[-1]) ** 0.5)
     table_1Dhw = table.float().flatten(0, -2)[-(side**2) :].T.unflatten(1, (side, side)).unsqueeze(0)
     ordinary_11hw = torch.ones_like(table_1Dhw[:, :1])
     rows, columns = map(list, zip(*positions, strict=True))
@@ -273,6 +272,7 @@ class Registers:
         self.constants: Any = None  # the trunk's buffer; the trunk is not kept, or the two would keep each other alive
         self.grown: tuple[Any, Any] = (None, None)  # the mask of this pass, and with a constant row in front
         self.states: tuple = ()  # that of a pass that is traced; a compiler does not see what a thread has of its own
+        self.noting: list[Any] = []  # of the hooks that note the mask
         self.off_in: list[int] = []  # threads that are in a block of `disable_test_time_registers`
         self.shift = shift_neurons  # or another that gives the same
 
@@ -288,11 +288,6 @@ class Registers:
     def inserts(self) -> bool:
         """Whether there are tokens: not in constant mode."""
         return self.active and self.settings["test_time_register_mode"] == "token"
-
-    def constant(self, layer: int) -> Tensor | None:
-        """The row that the attention of a layer reads in front of its tokens, `(D,)`, if it reads one."""
-        row = layer - self.settings["constant_first_layer"]
-        return self.constants[row] if row >= 0 and not self.inserts and self.active else None
 
     @property
     def output_layout(self) -> TokenLayout:
@@ -312,26 +307,31 @@ class Registers:
             return None
         return (), {**given, self.family.mask: self.layout.insert_into_mask(mask)}
 
-    def before_attention(self, layer: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Put the constant row in front of the tokens; or tell the shift of the same block which tokens are padding.
+    def note_mask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Tell the shift of the same block which tokens are padding.
 
         Of all that sees the mask only this is run again when a block is recomputed for its gradients.
         """
-        mask, constant_D = kwargs.get("attention_mask", args[1] if len(args) > 1 else None), self.constant(layer)
-        if constant_D is None:
-            if not (mask is None and self.forward_pass.mask is None) and self.inserts:
-                self.forward_pass.mask = mask
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if not (mask is None and self.forward_pass.mask is None) and self.inserts:
+            self.forward_pass.mask = mask
+
+    def before_attention(self, row: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Put a constant row in front of the tokens."""
+        if self.inserts or not self.active:
             return None
+        given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
+        tokens_BTD, mask = given["hidden_states"], given.get("attention_mask")
         known, grown = self.grown  # read once, because threads share it
         if known is not mask:  # once for all blocks, which get the same one
             self.grown = mask, (grown := _IN_FRONT.insert_into_mask(mask))
-        given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
-        tokens_BTD = _IN_FRONT.insert(given["hidden_states"], constant_D)
-        return (), {**given, "hidden_states": tokens_BTD, **({} if mask is None else {"attention_mask": grown})}
+        row_B1D = self.constants[row].to(tokens_BTD).expand(tokens_BTD.shape[0], 1, -1)
+        given["hidden_states"] = torch.cat([row_B1D, tokens_BTD], dim=1)
+        return (), given if mask is None else {**given, "attention_mask": grown}
 
-    def after_attention(self, layer: int, module: nn.Module, args: Any, output: Any) -> Any:
+    def after_attention(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Cut the constant row from tokens and attention weights; what is left of these no longer sums to 1."""
-        if self.constant(layer) is None:
+        if self.inserts or not self.active:
             return None
         tokens_BTD, weights_BHTT, *others = output
         return tokens_BTD[:, 1:], None if weights_BHTT is None else weights_BHTT[:, :, 1:, 1:], *others
