@@ -32,6 +32,17 @@ def _states(model, count: int = 3):
     return run(model, images(count), output_attentions=False)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_other_rows_or_a_token_before_leave_nothing_behind(count):
+    stock = DINOV2.stock_model()
+    fresh = add_test_time_registers(
+        stock, NEURONS, test_time_register_mode="constant", constants=(rows := _rows(stock, count))
+    )
+    for before in (add_test_time_registers(stock, NEURONS), _model(DINOV2)):
+        found = add_test_time_registers(before, NEURONS, test_time_register_mode="constant", constants=rows)
+        assert_equal_outputs(run(found, images()), run(fresh, images()))
+
+
 @pytest.mark.parametrize("case", LETTERS, ids=lambda case: case.name)
 def test_every_attention_implementation_gives_the_same(case):
     if "sdpa" not in case.family.lacks:

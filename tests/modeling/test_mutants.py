@@ -126,9 +126,9 @@ MUTANTS = [
     ),
     (
         "no shift is told of padding",
-        FAMILIES,
-        "[find_attention(blocks[layer]) for layer in neurons_by_layer]",
-        "[]",
+        METHOD,
+        "self.forward_pass.mask = mask",
+        "pass",
     ),
     (
         "the switch does nothing",
@@ -138,9 +138,9 @@ MUTANTS = [
     ),
     (
         "the constant row is read in every layer",
-        BASE,
-        "enumerate(reading)",
-        "enumerate(map(find_attention, blocks_of_trunk(trunk)), -self.config.constant_first_layer)",
+        METHOD,
+        "for layer in range(first, len(attentions))",
+        "for layer in range(len(attentions))",
     ),
     (
         "the next layer's constant row",

@@ -145,10 +145,7 @@ def place_shifts(blocks: Any, neurons_by_layer: dict[int, list[int]], registers:
             )
     for layer, block in enumerate(blocks):
         place_shift(block, neurons_by_layer.get(layer, []), registers)
-    for hook in registers.noting:
-        hook.remove()
-    attentions = [find_attention(blocks[layer]) for layer in neurons_by_layer]
-    registers.noting = [each.register_forward_pre_hook(registers.note_mask, with_kwargs=True) for each in attentions]
+    registers.hook_attentions([find_attention(block) for block in blocks])
 
 
 def place_shift(block: nn.Module, neurons: list[int], registers: Registers) -> None:

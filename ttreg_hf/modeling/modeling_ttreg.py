@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.versions import require_version
 
-from .families import blocks_of_trunk, family_of_trunk, find_attention, layout_of_trunk, place_shifts, trunk_name
+from .families import blocks_of_trunk, family_of_trunk, layout_of_trunk, place_shifts, trunk_name
 from .registers import SHIFT_FILLS, SHIFT_VALUES, Registers, TokenLayout
 
 require_version("transformers>=5.18", "Test-time registers need it: `pip install -U transformers`.")
@@ -167,12 +166,8 @@ class TTRegModelMixin(PreTrainedModel):
         elif family.patches is not None or not (trunk is self or (is_bare and trunk.config is self.config)):
             trunk.register_forward_hook(registers.on_trunk)
         if self.config.test_time_register_mode == "constant":
-            reading = [find_attention(block) for block in blocks_of_trunk(trunk)][self.config.constant_first_layer :]
-            # until they are loaded
-            trunk.register_buffer(CONSTANTS, torch.full((len(reading), trunk.config.hidden_size), math.nan))
-            for row, attention in enumerate(reading):
-                attention.register_forward_pre_hook(partial(registers.before_attention, row), with_kwargs=True)
-                attention.register_forward_hook(registers.after_attention, prepend=True)
+            rows = max(len(blocks_of_trunk(trunk)) - self.config.constant_first_layer, 0)
+            trunk.register_buffer(CONSTANTS, torch.full((rows, trunk.config.hidden_size), math.nan))  # until loaded
         self.place_register_neurons()
 
     def place_register_neurons(self) -> None:

@@ -13,6 +13,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -272,7 +273,7 @@ class Registers:
         self.constants: Any = None  # the trunk's buffer; the trunk is not kept, or the two would keep each other alive
         self.grown: tuple[Any, Any] = (None, None)  # the mask of this pass, and with a constant row in front
         self.states: tuple = ()  # that of a pass that is traced; a compiler does not see what a thread has of its own
-        self.noting: list[Any] = []  # of the hooks that note the mask
+        self.hooks: list[Any] = []  # on attentions
         self.off_in: list[int] = []  # threads that are in a block of `disable_test_time_registers`
         self.shift = shift_neurons  # or another that gives the same
 
@@ -307,6 +308,17 @@ class Registers:
             return None
         return (), {**given, self.family.mask: self.layout.insert_into_mask(mask)}
 
+    def hook_attentions(self, attentions: list[nn.Module]) -> None:
+        """Hooks where they have something to do, in place of earlier ones: a hook that does nothing costs time too."""
+        for hook in self.hooks:
+            hook.remove()
+        hooks: dict[int, Any] = {layer: self.note_mask for layer, _ in self.settings["register_neurons"]}
+        if self.settings["test_time_register_mode"] == "constant":
+            first = self.settings["constant_first_layer"]
+            hooks = {layer: partial(self.before_attention, layer - first) for layer in range(first, len(attentions))}
+        self.hooks = [attentions[at].register_forward_pre_hook(hooks[at], with_kwargs=True) for at in hooks]
+        self.hooks += [attentions[at].register_forward_hook(self.after_attention, prepend=True) for at in hooks]
+
     def note_mask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Tell the shift of the same block which tokens are padding.
 
@@ -322,12 +334,11 @@ class Registers:
             return None
         given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
         tokens_BTD, mask = given["hidden_states"], given.get("attention_mask")
-        known, grown = self.grown  # read once, because threads share it
-        if known is not mask:  # once for all blocks, which get the same one
-            self.grown = mask, (grown := _IN_FRONT.insert_into_mask(mask))
         row_B1D = self.constants[row].to(tokens_BTD).expand(tokens_BTD.shape[0], 1, -1)
         given["hidden_states"] = torch.cat([row_B1D, tokens_BTD], dim=1)
-        return (), given if mask is None else {**given, "attention_mask": grown}
+        known = self.grown  # read once, because threads share it; made once, because all blocks get the same mask
+        self.grown = known = known if known[0] is mask else (mask, _IN_FRONT.insert_into_mask(mask))
+        return (), given if mask is None else {**given, "attention_mask": known[1]}
 
     def after_attention(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Cut the constant row from tokens and attention weights; what is left of these no longer sums to 1."""
@@ -373,12 +384,10 @@ class Registers:
 
     def on_captured(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Remove the registers from the captured `hidden_states` and `attentions`."""
-        if not self.inserts:
-            self.grown = None, None
-            return None
+        self.grown = None, None
         if self.forward_pass.mask is not None:
             self.forward_pass.mask = None
-        kept = self.settings["output_registers"] and not self.backbone
+        kept = not self.inserts or (self.settings["output_registers"] and not self.backbone)
         return None if kept else _map_captured(output, self._without_registers)
 
     def on_trunk(self, module: nn.Module, args: Any, output: Any) -> Any:
