@@ -114,6 +114,16 @@ def test_the_block_that_separates_much_better_is_chosen():
     assert not _inspect(norms, detection_layer=5).has_outliers
 
 
+def test_of_blocks_that_separate_much_better_the_last_is_chosen():
+    """As in a grown model, where an earlier block separated best, and later ones wrote on."""
+    norms, mask = _norms(), _scattered()
+    norms[3:6, mask] *= 12.0
+    norms[3, mask] *= 1.5
+    found = _inspect(norms).report
+    assert max(found.separation) == found.separation[2] > found.separation[4] > 0.7 * found.separation[2]
+    assert found.detection_layer == 4
+
+
 @pytest.mark.parametrize("default_layer", [LAYERS - 1, 0], ids=["the default shows all", "the default shows none"])
 def test_a_block_before_most_outliers_are_made_is_not_chosen_however_well_it_separates(default_layer):
     """The first ones are the largest: block 2 shows them alone, far from the rest."""

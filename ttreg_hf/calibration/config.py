@@ -21,8 +21,8 @@ class CalibrationConfig:
             into the device's free memory, 16 on a CPU.
         norm_threshold: in the units of the detection block's output. `None`: the dip between ordinary and outlier
             tokens; where the norms are one population there are no outliers.
-        detection_layer: block whose output shows the outliers. `None`: the family's default, unless another block
-            separates outliers much better.
+        detection_layer: block whose output shows the outliers. `None`: the family's default; where other blocks
+            separate outliers much better, the last of them.
         first_layer: first block searched. `None`: where outliers begin.
         last_layer: last block searched. `None`: where the last of them arrive.
         top_k: how many neurons to keep. `None`: the smallest set that takes the outliers away on held-out images.

@@ -182,18 +182,22 @@ def _has_hint(patch_norms: PatchNorms, settings: InspectionConfig, rule: Outlier
 def _detection_layer(
     config: CalibrationConfig, per_block: Sequence[Populations | None], default: int, settings: InspectionConfig
 ) -> int:
-    """As given; else the family's default, unless another block separates outliers much better.
+    """As given; else the family's default; else, where another block separates outliers much better, the last such.
 
-    A block that comes before many outliers are made separates those that it sees best; it does not count.
+    A block that comes before many outliers are made separates those that it sees best; it does not count. Of those
+    that count the last one has seen most of what makes them: an outlier is written on after it can be told.
     """
     if config.detection_layer is not None:
         return config.detection_layer
     shares = [0.0 if block is None else block.share for block in per_block]
     least = settings.block_tolerance * (shares[default] or max(shares))
     separations = [0.0 if block is None or block.share < least else block.separation for block in per_block]
-    if separations[default] >= settings.block_tolerance * max(separations):
-        return default
-    return max(range(len(separations)), key=lambda layer: (separations[layer], layer))
+    clear = [
+        layer
+        for layer, separation in enumerate(separations)
+        if separation >= settings.block_tolerance * max(separations)
+    ]
+    return default if default in clear else clear[-1]
 
 
 def _rule(
