@@ -81,7 +81,7 @@ class _Intervention(Intervention):
         self, neurons: Sequence[RegisterNeuron], *, shift_value: str = "per_neuron", shift_scale: float | None = None
     ) -> Measurement:
         compute = functools.partial(super().after, neurons, shift_value=shift_value, shift_scale=shift_scale)
-        if len(neurons) > 1:
+        if len(neurons) != 1:
             return compute()
         return self._once(("after", _pair(neurons[0]), shift_value, shift_scale), compute)
 

@@ -13,7 +13,7 @@ from benchmarks.confusion import Plan, confusion_table, tenth_of
 from benchmarks.confusion_models import GrownModels
 from benchmarks.confusion_outcomes import FAILED, GROWN, Cell, Outcome, Unjudged
 from benchmarks.grown_variants import CHECKPOINT, VARIANTS
-from benchmarks.planted_kinds import FAMILIES, KINDS, triggers_of
+from benchmarks.planted_kinds import FAMILIES, KINDS, make_known_model, triggers_of
 from benchmarks.planted_truth import graded_model
 from benchmarks.selection_steps import STEPS, Settings, settings_without, steps_of
 from benchmarks.selection_trial import Memory, calibrated_without
@@ -117,6 +117,16 @@ def test_what_is_remembered_changes_no_result(opened):
     assert torch.equal(first.scores, whole.scores)
     alone, _ = calibrated_without("costly neurons", inputs, images.source, Memory())
     assert _said(alone) == _said(costly)
+
+
+def test_a_model_whose_spikes_alone_are_taken_away_is_tried_without_any_neuron():
+    """Its images are run with no neuron moved."""
+    known = make_known_model("vit_msn", "table spikes", trigger="bright", seed=0)
+    images = NamedImages.of(synthetic_images(CONFIG.num_images, seed=5), None)
+    found, _ = calibrated_without("", Inputs.open(known.model, images, CONFIG), images.source, Memory())
+    assert _said(found) == _said(calibrate(known.model, images, config=CONFIG))
+    assert found.fixed_positions
+    assert not found.register_neurons
 
 
 def test_what_is_remembered_is_not_computed_again_and_timed_as_if_it_were(opened):
