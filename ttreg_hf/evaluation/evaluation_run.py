@@ -26,7 +26,7 @@ from ttreg_hf.images.batches import ImageBatches
 from ttreg_hf.images.data_source import DataSource
 from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.progress import Progress, Say, say_nothing, silent
-from ttreg_hf.images.workers import decode_workers
+from ttreg_hf.images.workers import DecodingWorkers, decode_workers
 from ttreg_hf.loading import is_hub_id, model_and_processor
 from ttreg_hf.measuring.tower import VisionTower
 from ttreg_hf.modeling.modeling_ttreg import TTRegModelMixin
@@ -152,6 +152,7 @@ class _Run:
 
     def __init__(self, task: Task, config: EvaluationConfig, processes: Processes, progress: Progress) -> None:
         self._task, self._config, self._processes, self._progress = task, config, processes, progress
+        self._decoders = DecodingWorkers()
         self.bad_images: list[str] = []
         self.num_training_images = 0
         self.saw_all = False
@@ -191,6 +192,7 @@ class _Run:
             workers=decode_workers(row.model.device, world) if config.workers is None else config.workers,
             max_bad_share=config.max_bad_share,
             channels=row.tower.num_channels,
+            decoders=self._decoders,
         )
         batches.check_same_images()
         return LabelledBatches(images, batches, self._progress, stage)

@@ -5,6 +5,7 @@ colours are treated as the checkpoint says. What a model finds is compared in sh
 mask, which itself is never resampled.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,30 +17,40 @@ from ttreg_hf.measuring.tower import VisionTower
 ORIGINAL = "original"
 
 
+@dataclass(frozen=True)
 class WholeImage:
     """An image processor that resizes the whole image, for one or for each image's own size.
 
     Args:
-        processor: the checkpoint's, for scale, mean and deviation of the colours.
         size: height and width in pixels; `None`: each image's own, rounded to whole patches.
         patch_size: height and width of a patch in pixels.
+        scale: on every value.
+        mean: of each channel, or of all, taken away after that.
+        std: likewise, divided by at last.
     """
 
-    def __init__(self, processor: Any, size: tuple[int, int] | None, patch_size: tuple[int, int]) -> None:
-        self._size, self._patch_size = size, patch_size
-        self._scale = float(processor.rescale_factor) if processor.do_rescale else 1.0
-        normalize = bool(processor.do_normalize)
-        self._mean = np.asarray(processor.image_mean if normalize else 0.0, dtype=np.float32)
-        self._std = np.asarray(processor.image_std if normalize else 1.0, dtype=np.float32)
+    size: tuple[int, int] | None
+    patch_size: tuple[int, int]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, processor: Any, size: tuple[int, int] | None, patch_size: tuple[int, int]) -> "WholeImage":
+        """With scale, mean and deviation of the colours of the checkpoint's processor."""
+        scale = float(processor.rescale_factor) if processor.do_rescale else 1.0
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+        return cls(size, patch_size, scale, *(tuple(np.atleast_1d(values).tolist()) for values in (mean, std)))
 
     def __call__(self, images: Image.Image, return_tensors: str = "pt") -> dict[str, Any]:
-        height, width = self._size or (
+        height, width = self.size or (
             max(1, round(side / patch)) * patch
-            for side, patch in zip((images.height, images.width), self._patch_size, strict=True)
+            for side, patch in zip((images.height, images.width), self.patch_size, strict=True)
         )
         resized = images.resize((width, height), Image.Resampling.BICUBIC)
         bytes_HWC = np.asarray(resized, dtype=np.float32).reshape(height, width, -1)
-        colours = (bytes_HWC * self._scale - self._mean) / self._std
+        mean, std = (np.asarray(values, dtype=np.float32) for values in (self.mean, self.std))
+        colours = (bytes_HWC * self.scale - mean) / std
         return {"pixel_values": torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()}
 
 
@@ -62,7 +73,7 @@ def whole_image(tower: VisionTower, processor: Any, image_size: int | str | None
             f"`image_size` is a multiple of the model's patch size {patch_size[0]} x {patch_size[1]}, got {size[0]} x "
             f"{size[1]}. Give one that is, or {ORIGINAL!r}."
         )
-    return WholeImage(processor, size, patch_size)
+    return WholeImage.of(processor, size, patch_size)
 
 
 def whole_size(tower: VisionTower, image_size: int | str | None) -> tuple[int, int] | None:

@@ -13,11 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from ttreg_hf.images.bad_image import BadImage
 from ttreg_hf.images.batch import Batch
-from ttreg_hf.images.decoding import Collated, DecodedImages, collate
+from ttreg_hf.images.decoding import Collated, DecodedImages
 from ttreg_hf.images.image_source import image_key
 from ttreg_hf.images.normalisation import split_normalisation
 from ttreg_hf.images.pixel_values import check_channels
@@ -26,6 +25,7 @@ from ttreg_hf.images.processes import Processes
 from ttreg_hf.images.read_record import ReadRecord
 from ttreg_hf.images.resizing import resized_processor
 from ttreg_hf.images.same_images import StreamDigest, check_same_sources, check_same_streams, source_told
+from ttreg_hf.images.workers import DecodingWorkers
 
 _READ_AHEAD = 4  # batches, still encoded
 _COMPARED = 16  # images of a stream, at least, for each process
@@ -45,6 +45,7 @@ class ImageBatches:
         workers: processes that decode; 0 decodes in this one.
         max_bad_share: images that may be bad, as a share of `num_images`, rounded up.
         channels: that the model takes.
+        decoders: that other images are decoded by too; of their own by default.
 
     Raises:
         ValueError: a processor that gives images of other channels.
@@ -62,13 +63,14 @@ class ImageBatches:
         workers: int = 0,
         max_bad_share: float = 0.01,
         channels: int = 3,
+        decoders: DecodingWorkers | None = None,
     ) -> None:
         check_channels(processor, channels)
         self.source, self.processor, self.channels = source, processor, channels
         self._reader, self.normalisation = split_normalisation(processor, channels)
         self.num_images, self.batch_size, self.device = num_images, batch_size, device
         self.processes = processes or Processes()
-        self.workers = workers
+        self.workers, self._decoders = workers, decoders or DecodingWorkers()
         self.most_bad = math.ceil(max_bad_share * num_images)
         self.start = 0
         self.keep: Callable[[int], bool] | None = None
@@ -204,18 +206,13 @@ class ImageBatches:
 
     def _collated(self) -> Iterator[Collated]:
         """What comes from the workers; unreadable images are noted on the way."""
-        loader: Any = DataLoader(
-            DecodedImages(self._reader, self.channels),
-            batch_sampler=_RawBatches(self),
-            num_workers=self.workers,
-            collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
-        )
-        for collated in loader:
-            for place, bad in collated.bad_images:
-                self.bad_images[place] = bad
-            self.record.check_bad_images(self.most_bad, self.num_images)
-            yield collated
+        images, pinned = DecodedImages(self._reader, self.channels), self.device.type == "cuda"
+        with self._decoders.loader(images, _RawBatches(self), workers=self.workers, pinned=pinned) as loader:
+            for collated in loader:
+                for place, bad in collated.bad_images:
+                    self.bad_images[place] = bad
+                self.record.check_bad_images(self.most_bad, self.num_images)
+                yield collated
 
     def _on_device(self, batch: Batch) -> Batch:
         batch = batch.to(self.device)

@@ -1,6 +1,7 @@
 """From raw images to batches: what runs in the workers of a `DataLoader`."""
 
-from dataclasses import replace
+import functools
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +14,25 @@ from ttreg_hf.images.image_source import image_key
 from ttreg_hf.images.pixel_values import to_pixel_values
 
 
+@dataclass(frozen=True)
 class DecodedImages(Dataset[Any]):
-    """Decodes and preprocesses raw images; runs in the workers."""
+    """Decodes and preprocesses raw images; runs in the workers.
 
-    def __init__(self, processor: Any, channels: int) -> None:
-        self.processor, self.channels = processor, channels
+    Args:
+        processor: as in `ImageBatches`, or what is left of it.
+        channels: likewise.
+    """
+
+    processor: Any
+    channels: int
+
+    def do_the_same(self, other: "DecodedImages") -> bool:
+        """Whether these are decoded as others are: by the same processor with the same options."""
+        own, others = (
+            (each.func, each.args, each.keywords) if isinstance(each, functools.partial) else each
+            for each in (self.processor, other.processor)
+        )
+        return bool(own == others) and self.channels == other.channels
 
     def __getitem__(self, index: tuple[int, Any]) -> tuple[int, Any]:
         place, image = index
