@@ -8,6 +8,7 @@ from families import BARE_CASES, CASES, Case, images
 
 from modeling.laws import assert_equal_outputs, forward, patched_model
 from ttreg_hf import modeling
+from ttreg_hf.applying import add_test_time_registers
 
 # tracing is what costs: two blocks, and hidden states only where they matter
 NEURONS = [[1, 5], [0, 3], [1, 0]]
@@ -97,3 +98,16 @@ def test_a_compiled_training_step_gives_the_same_gradients():
         forward(step, images()).last_hidden_state.square().sum().backward()
         gradients.append({name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None})
     assert_equal_outputs(gradients[1], gradients[0], exact=False)
+
+
+@pytest.mark.parametrize("case", BARE_CASES[:3], ids=lambda case: case.name)
+def test_blocks_that_are_compiled_one_by_one_read_their_own_rows(case):
+    """The graph of the middle block, which has no neurons and reads no row, does not fit the last one."""
+    stock = case.stock_model(attention="sdpa")
+    row_1D = torch.randn(1, stock.config.hidden_size)
+    options = {"test_time_register_mode": "constant", "constants": row_1D}
+    model = add_test_time_registers(stock, [[0, 3]], **options)
+    expected = _run(model)
+    for block in case.blocks_of(model):
+        block.compile(backend="eager")
+    assert_equal_outputs(_run(model), expected, exact=False)

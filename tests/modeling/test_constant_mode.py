@@ -33,7 +33,7 @@ def _states(model, count: int = 3):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_other_rows_or_a_token_before_leave_nothing_behind(count):
+def test_hooks_of_an_earlier_patching_are_gone(count):
     stock = DINOV2.stock_model()
     fresh = add_test_time_registers(
         stock, NEURONS, test_time_register_mode="constant", constants=(rows := _rows(stock, count))
@@ -41,6 +41,13 @@ def test_other_rows_or_a_token_before_leave_nothing_behind(count):
     for before in (add_test_time_registers(stock, NEURONS), _model(DINOV2)):
         found = add_test_time_registers(before, NEURONS, test_time_register_mode="constant", constants=rows)
         assert_equal_outputs(run(found, images()), run(fresh, images()))
+
+
+def test_another_mode_in_the_config_alone_is_an_error():
+    model = add_test_time_registers(DINOV2.stock_model(), [], fixed_positions=SPIKES)
+    model.config.test_time_register_mode = "constant"
+    with pytest.raises(AttributeError, match=NAME):
+        forward(model, images())
 
 
 @pytest.mark.parametrize("case", LETTERS, ids=lambda case: case.name)

@@ -4,10 +4,12 @@ import copy
 import pickle
 
 import pytest
+import torch
 from families import BARE_CASES, images
 
 from modeling.laws import assert_equal_outputs, forward, patched_model, run
 from ttreg_hf import modeling
+from ttreg_hf.applying import add_test_time_registers
 from ttreg_hf.modeling.families import blocks_of_trunk, find_attention
 from ttreg_hf.modeling.modeling_ttreg import neurons_by_layer
 
@@ -58,10 +60,10 @@ def test_a_copy_of_a_new_model_obeys_its_own_config(copied):
 
 
 def _noting(model):
-    """The layers whose attention tells the shift which tokens are padding."""
+    """Of each layer, the hooks that tell the shift which tokens are padding."""
     attentions = map(find_attention, blocks_of_trunk(model))
     hooks = [attention._forward_pre_hooks.values() for attention in attentions]
-    return [[hook for hook in of_layer if hook == model.registers.note_mask] for of_layer in hooks]
+    return [[hook for hook in of_layer if hook == model.registers.on_mask] for of_layer in hooks]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, _pickled], ids=["deepcopy", "pickle"])
@@ -78,3 +80,28 @@ def test_padding_is_noted_once_in_the_layers_with_neurons_and_in_no_others(copie
             int(layer in neurons_by_layer(pairs)) for layer in range(2)
         ]
     assert [len(hooks) for hooks in _noting(model)] == before
+
+
+def _without_last_block(model):
+    del model.encoder.layer[-1]
+
+
+def _with_another_attention(model):
+    block = model.encoder.layer[-1]
+    block.attention = copy.deepcopy(block.attention)
+    block.attention._forward_hooks.clear()
+    block.attention._forward_pre_hooks.clear()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, _pickled], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("change", [_without_last_block, _with_another_attention])
+@pytest.mark.parametrize("mode", ["token", "constant"])
+def test_a_model_whose_attentions_were_dropped_or_replaced_can_be_copied(mode, change, copied):
+    case = next(case for case in BARE_CASES if case.family.name == "dinov2")
+    stock = case.stock_model()
+    last = stock.config.num_hidden_layers - 1
+    constants = torch.randn(2, stock.config.hidden_size) if mode == "constant" else None
+    pairs = [[0, 1], [last, 2]]
+    model = add_test_time_registers(stock, pairs, test_time_register_mode=mode, constants=constants)
+    change(model)
+    assert_equal_outputs(run(copied(model), images()), run(model, images()))

@@ -139,8 +139,8 @@ MUTANTS = [
     (
         "the constant row is read in every layer",
         METHOD,
-        "for layer in range(first, len(attentions))",
-        "for layer in range(len(attentions))",
+        "if row < 0 or self.inserts",
+        "if self.inserts",
     ),
     (
         "the next layer's constant row",

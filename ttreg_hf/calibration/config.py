@@ -21,8 +21,8 @@ class CalibrationConfig:
             into the device's free memory, 16 on a CPU.
         norm_threshold: in the units of the detection block's output. `None`: the dip between ordinary and outlier
             tokens; where the norms are one population there are no outliers.
-        detection_layer: block whose output shows the outliers. `None`: the family's default; where other blocks
-            separate outliers much better, the last of them.
+        detection_layer: block whose output shows the outliers. `None`: the family's default, unless it separates them
+            much worse than the best block; then the last block that does not.
         first_layer: first block searched. `None`: where outliers begin.
         last_layer: last block searched. `None`: where the last of them arrive.
         top_k: how many neurons to keep. `None`: the smallest set that takes the outliers away on held-out images.
@@ -136,8 +136,9 @@ class InspectionConfig:
 
     Args:
         populations: when large norms count as a population of their own.
-        block_tolerance: the family's default detection block is kept if its separation is this share of the best; a
-            block counts if it shows this share of the outliers of the default one, or of any if that shows none.
+        block_tolerance: the family's default detection block is kept if its separation is this share of the best, else
+            the last block with that share is taken; a block counts if it shows this share of the outliers of the
+            default one, or of any if that shows none.
         content_share: a token is content if it had this share of its excess at the embeddings' output already.
         staying_share: an outlier of the base model stays one below the threshold, but above the norms of ordinary
             patches, if this share of its excess is left.

@@ -182,10 +182,10 @@ def _has_hint(patch_norms: PatchNorms, settings: InspectionConfig, rule: Outlier
 def _detection_layer(
     config: CalibrationConfig, per_block: Sequence[Populations | None], default: int, settings: InspectionConfig
 ) -> int:
-    """As given; else the family's default; else, where another block separates outliers much better, the last such.
+    """As given; else the family's default, unless it separates outliers much worse than the best block.
 
-    A block that comes before many outliers are made separates those that it sees best; it does not count. Of those
-    that count the last one has seen most of what makes them: an outlier is written on after it can be told.
+    Then it is the last block that does not: an outlier is written on after it can be told, and a later block has seen
+    more of that. A block that shows far fewer outliers than the default, or than any, does not count.
     """
     if config.detection_layer is not None:
         return config.detection_layer

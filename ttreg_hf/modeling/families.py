@@ -130,7 +130,7 @@ def find_attention(block: nn.Module) -> Any:
 
 
 def place_shifts(blocks: Any, neurons_by_layer: dict[int, list[int]], registers: Registers) -> None:
-    """Put the shift of each layer's neurons into its block.
+    """Put the shift of each layer's neurons into its block, and the hooks on attentions that go with them.
 
     Raises:
         ValueError: a neuron or a layer that the model does not have.

@@ -93,9 +93,8 @@ class TTRegConfigMixin:
         """Checked by `@strict` after construction and before saving; what a model does not have, the model refuses."""
         for name, what in (("register_neurons", "[layer, neuron]"), ("fixed_positions", "[row, column]")):
             pairs = getattr(self, name)
-            wrong = [pair for index, pair in enumerate(pairs) if not _is_pair(pair) or pair in pairs[:index]]
-            if wrong:
-                raise ValueError(f"`{name}` holds {what} pairs of whole numbers from 0, each once, got {wrong[0]}.")
+            for wrong in (pair for index, pair in enumerate(pairs) if not _is_pair(pair) or pair in pairs[:index]):
+                raise ValueError(f"`{name}` holds {what} pairs of whole numbers from 0, each once, got {wrong}.")
         shift = (self.shift_value, self.shift_fill, self.shift_scale, self.output_registers)
         is_plain = shift == ("per_neuron", "zero", 1, False) and self.num_test_time_registers <= 1
         fits = is_plain or self.test_time_register_mode != "constant"
@@ -173,6 +172,8 @@ class TTRegModelMixin(PreTrainedModel):
     def place_register_neurons(self) -> None:
         """Put as many registers and the shift of such neurons into place as the config lists, and only those.
 
+        To be called after mode, first layer or neurons of the config were changed; not while others record attentions.
+
         Raises:
             ValueError: a neuron or a layer that the model does not have.
         """
@@ -210,9 +211,7 @@ class TTRegModelMixin(PreTrainedModel):
         """As the stock method; says once if somebody put this model into another, which saves no registers."""
         if prefix and not prefix.startswith(("module.", "_orig_mod.", "base_model.")):
             what = f"{type(self).__name__} inside another model is saved without test-time registers; to keep them,"
-            logging.get_logger(__name__).warning_once(
-                f"{what} patch the whole: `add_test_time_registers(model, ...)`."
-            )
+            logging.get_logger(__name__).warning_once(f"{what} patch the whole: `add_test_time_registers(model)`.")
         return super().state_dict(*args, prefix=prefix, **options)
 
     def push_to_hub(self, repo_id: str, *args: Any, **options: Any) -> Any:

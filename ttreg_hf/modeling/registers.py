@@ -154,9 +154,9 @@ def signed_max(acts_BTK: Tensor, seen_BT: Tensor | None = None, *, without: slic
 
 
 def _value_per_layer(acts_BTK: Tensor, layout: TokenLayout, seen_BT: Tensor | None) -> Tensor:
-    as_one_neuron = acts_BTK.flatten(1).unsqueeze(-1)  # (B, T, K) -> (B, T * K, 1)
     seen = None if seen_BT is None else seen_BT.repeat_interleave(acts_BTK.shape[2], dim=1)
-    return signed_max(as_one_neuron, seen).expand(-1, acts_BTK.shape[2])  # (B, K)
+    # as one neuron: (B, T, K) -> (B, T * K, 1) -> (B, 1) -> (B, K)
+    return signed_max(acts_BTK.flatten(1).unsqueeze(-1), seen).expand(-1, acts_BTK.shape[2])
 
 
 def _mean(patches_BNK: Tensor, seen_BN: Tensor | None) -> Tensor:
@@ -277,6 +277,9 @@ class Registers:
         self.off_in: list[int] = []  # threads that are in a block of `disable_test_time_registers`
         self.shift = shift_neurons  # or another that gives the same
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "hooks": [hook for hook in self.hooks if hook.hooks_dict_ref() is not None]}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= {**state, "settings": vars(state["config"]), "off_in": []}  # a copy is on
 
@@ -300,7 +303,8 @@ class Registers:
         """Let every token attend to the registers, where an attention mask over the base model's tokens is given."""
         if not torch.compiler.is_compiling() and not getattr(module, "_is_replica", False):  # of `DataParallel`
             self.forward_pass.began = True
-        self.constants = getattr(module, "test_time_register_constants", None)
+        # an error where a config was given another mode and the model was not patched again
+        self.constants = module.test_time_register_constants if self.active and not self.inserts else None
         # without `strict`, which torch before 2.10 does not compile
         given = {**dict(zip(self.arguments, args)), **kwargs}  # noqa: B905
         mask = given.get(self.family.mask)
@@ -309,17 +313,22 @@ class Registers:
         return (), {**given, self.family.mask: self.layout.insert_into_mask(mask)}
 
     def hook_attentions(self, attentions: list[nn.Module]) -> None:
-        """Hooks where they have something to do, in place of earlier ones: a hook that does nothing costs time too."""
-        for hook in self.hooks:
-            hook.remove()
-        hooks: dict[int, Any] = {layer: self.note_mask for layer, _ in self.settings["register_neurons"]}
+        """Put hooks where they are needed, in place of earlier ones: one that does nothing costs time too.
+
+        In constant mode each layer has one, with its number: blocks that are compiled one by one share a graph else.
+        """
+        while self.hooks:
+            self.hooks.pop().remove()
+        before: dict[int, Any] = {layer: self.on_mask for layer, _ in self.settings["register_neurons"]}
         if self.settings["test_time_register_mode"] == "constant":
             first = self.settings["constant_first_layer"]
-            hooks = {layer: partial(self.before_attention, layer - first) for layer in range(first, len(attentions))}
-        self.hooks = [attentions[at].register_forward_pre_hook(hooks[at], with_kwargs=True) for at in hooks]
-        self.hooks += [attentions[at].register_forward_hook(self.after_attention, prepend=True) for at in hooks]
+            before = {layer: partial(self.before_attention, layer - first) for layer in range(len(attentions))}
+            self.hooks = [
+                each.register_forward_hook(self.after_attention, prepend=True) for each in attentions[first:]
+            ]
+        self.hooks += [attentions[at].register_forward_pre_hook(before[at], with_kwargs=True) for at in before]
 
-    def note_mask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def on_mask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Tell the shift of the same block which tokens are padding.
 
         Of all that sees the mask only this is run again when a block is recomputed for its gradients.
@@ -330,7 +339,7 @@ class Registers:
 
     def before_attention(self, row: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """Put a constant row in front of the tokens."""
-        if self.inserts or not self.active:
+        if row < 0 or self.inserts or not self.active:
             return None
         given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
         tokens_BTD, mask = given["hidden_states"], given.get("attention_mask")
@@ -433,8 +442,7 @@ class Registers:
             here: Any = self if torch.compiler.is_compiling() else self.forward_pass
             here.states = states
         inner = states if kept else states[:-1]  # the last block's output is clean then
-        clean = tuple(None if state is None else self.layout.remove(state) for state in inner)
-        return clean + states[len(inner) :]
+        return (*(None if state is None else self.layout.remove(state) for state in inner), *states[len(inner) :])
 
 
 def _are_attentions(states: tuple) -> bool:
