@@ -4,7 +4,7 @@ Letters: `Q` quantiles.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -171,6 +171,13 @@ def _attention(family: str, **options: Any) -> KnownModel:
     return with_attention_outliers(graded_model(family, layout={3: 2}, **options))
 
 
+def _many_patches(family: str, *, seed: int, **options: Any) -> KnownModel:
+    """Three neurons mark two fifths of the patches: things, and no outlier tokens, which are few."""
+    known = graded_model(family, seed=seed, layout={2 + seed % 6: 3}, outlier_fraction=0.4, **options)
+    marking = tuple(sorted(known.planted_pairs))
+    return replace(known, verdicts=("clean", "unresolved"), register_neurons=(), distractors=marking)
+
+
 def _dense(family: str, *, seed: int, **options: Any) -> KnownModel:
     return with_dense_outliers(graded_model(family, seed=seed, layout={3: 2}, **options), seed=seed)
 
@@ -225,6 +232,7 @@ KINDS: Mapping[str, Kind] = {
     "attention at fixed positions": Kind(_attention_at_positions, ("bright",), needs_table=True),
     "attention": Kind(_attention, ("bright",)),
     "dense": Kind(_dense, ("bright",)),
+    "many patches": Kind(_many_patches, ("bright",)),
 }
 UNSEEN_KINDS: Mapping[str, Kind] = {
     "counted": Kind(_counted, ("bright",)),

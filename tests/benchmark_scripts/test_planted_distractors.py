@@ -270,3 +270,13 @@ def test_quantiles_are_those_of_their_distributions():
     for degrees, median in ((2, 0.816497), (4, 0.740697)):
         middle = student_t(degrees)(torch.tensor([0.5], dtype=torch.float64))
         torch.testing.assert_close(middle, torch.tensor([median], dtype=torch.float64), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize(("family", "kind", "trigger", "seed"), _some("many patches"))
+def test_two_fifths_of_the_patches_are_marked_by_three_neurons_and_no_outliers(family, kind, trigger, seed):
+    known = _known(family, kind, trigger, seed)
+    assert "fixed" not in known.verdicts
+    assert known.register_neurons == ()
+    assert len(known.distractors) == 3
+    assert 0.3 < outliers_of(known).float().mean() < 0.45
+    assert effect_of(known, known.distractors).outliers_left < GONE  # they alone make them
