@@ -1,6 +1,7 @@
 """Constant mode: every attention implementation, saved and loaded, compiled and exported, and what is refused."""
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -41,6 +42,26 @@ def test_hooks_of_an_earlier_patching_are_gone(count):
     for before in (add_test_time_registers(stock, NEURONS), _model(DINOV2)):
         found = add_test_time_registers(before, NEURONS, test_time_register_mode="constant", constants=rows)
         assert_equal_outputs(run(found, images()), run(fresh, images()))
+
+
+def test_a_pass_goes_on_while_another_thread_runs_the_base_model():
+    model = _model(DINOV2)
+    expected = run(model, images())
+    threads = []
+
+    def base_model():
+        with model.disable_test_time_registers():
+            forward(model, images())
+
+    def run_beside(module, args, output):
+        if not threads:
+            threads.append(threading.Thread(target=base_model))
+            threads[0].start()
+            threads[0].join()
+
+    DINOV2.blocks_of(model)[0].register_forward_hook(run_beside)
+    assert_equal_outputs(run(model, images()), expected)
+    assert threads
 
 
 def test_another_mode_in_the_config_alone_is_an_error():

@@ -76,9 +76,9 @@ def test_padding_is_noted_once_in_the_layers_with_neurons_and_in_no_others(copie
     for pairs in ([[1, 3], [1, 4]], [[0, 2]], [[0, 2], [1, 1]]):
         twin.config.register_neurons = pairs
         twin.place_register_neurons()
-        assert [len(hooks) for hooks in _noting(twin)][:2] == [
-            int(layer in neurons_by_layer(pairs)) for layer in range(2)
-        ]
+        wanted = [int(layer in neurons_by_layer(pairs)) for layer in range(len(before))]
+        assert [len(hooks) for hooks in _noting(twin)] == wanted
+        assert not any(find_attention(block)._forward_hooks for block in blocks_of_trunk(twin))
     assert [len(hooks) for hooks in _noting(model)] == before
 
 

@@ -145,8 +145,8 @@ MUTANTS = [
     (
         "the next layer's constant row",
         METHOD,
-        "self.constants[row].to",
-        "self.constants[row - 1].to",
+        "self.constants[row])",
+        "self.constants[row - 1])",
     ),
     (
         "the constant row stays in the attention's output",

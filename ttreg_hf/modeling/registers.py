@@ -81,6 +81,8 @@ class TokenLayout:
         return create_block_mask(sees, mask.shape[0], None, *lengths, device=mask.kv_indices.device)
 
     def _put(self, registers: Tensor, tensor: Tensor, dim: int) -> Tensor:
+        if not self.num_prefix_tokens:
+            return torch.cat([registers, tensor], dim)
         prefix, patches = tensor.tensor_split([self.num_prefix_tokens], dim)
         return torch.cat([prefix, registers, patches], dim)
 
@@ -303,8 +305,8 @@ class Registers:
         """Let every token attend to the registers, where an attention mask over the base model's tokens is given."""
         if not torch.compiler.is_compiling() and not getattr(module, "_is_replica", False):  # of `DataParallel`
             self.forward_pass.began = True
-        # an error where a config was given another mode and the model was not patched again
-        self.constants = module.test_time_register_constants if self.active and not self.inserts else None
+        if self.active and not self.inserts:  # an error where a config was given another mode and nothing else
+            self.constants = module.test_time_register_constants  # left there for threads where the registers are on
         # without `strict`, which torch before 2.10 does not compile
         given = {**dict(zip(self.arguments, args)), **kwargs}  # noqa: B905
         mask = given.get(self.family.mask)
@@ -342,10 +344,9 @@ class Registers:
         if row < 0 or self.inserts or not self.active:
             return None
         given = {**dict(zip(("hidden_states", "attention_mask"), args)), **kwargs}  # noqa: B905
-        tokens_BTD, mask = given["hidden_states"], given.get("attention_mask")
-        row_B1D = self.constants[row].to(tokens_BTD).expand(tokens_BTD.shape[0], 1, -1)
-        given["hidden_states"] = torch.cat([row_B1D, tokens_BTD], dim=1)
-        known = self.grown  # read once, because threads share it; made once, because all blocks get the same mask
+        given["hidden_states"] = _IN_FRONT.insert(given["hidden_states"], self.constants[row])
+        # read once, because threads share it; made once, because all blocks get the same mask
+        mask, known = given.get("attention_mask"), self.grown
         self.grown = known = known if known[0] is mask else (mask, _IN_FRONT.insert_into_mask(mask))
         return (), given if mask is None else {**given, "attention_mask": known[1]}
 
