@@ -28,12 +28,12 @@ class Told:
         return {"pixel_values": pixels}
 
 
-def _batches(workers=1, decoders=None, num_images=NUM_IMAGES, source=None):
+def _batches(workers=1, decoders=None, source=None, processor=None):
     images = [Image.new("RGB", (4, 4), (place, 0, 0)) for place in range(NUM_IMAGES)]
     return ImageBatches(
         open_images(source or images),
-        Told(),
-        num_images=num_images,
+        processor or Told(),
+        num_images=NUM_IMAGES,
         batch_size=2,
         device=torch.device("cpu"),
         workers=workers,
@@ -102,11 +102,9 @@ def test_workers_of_a_pass_that_failed_are_not_used_again():
 
 def test_others_share_workers_only_where_images_are_decoded_alike():
     decoders, processor = DecodingWorkers(), Told()
-    first, second = (_batches(decoders=decoders) for _ in range(2))
-    first._reader = second._reader = processor
+    first, second = (_batches(decoders=decoders, processor=processor) for _ in range(2))
     assert _told(first)[1] == _told(second)[1]
-    second._reader = Told()
-    assert not _told(first)[1] & _told(second)[1]
+    assert not _told(first)[1] & _told(_batches(decoders=decoders))[1]
     assert not DecodedImages(processor, 3).do_the_same(DecodedImages(processor, 1))
 
 

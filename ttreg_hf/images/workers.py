@@ -54,15 +54,17 @@ class DecodingWorkers:
             )
         passes: Any = loader.batch_sampler
         passes.begin(batches)
+        is_sound = False
         try:
             yield loader
+            is_sound = True
         except GeneratorExit:  # whoever asked has seen enough
-            self._idle.append(loader)
+            is_sound = True
             raise
-        else:
-            self._idle.append(loader)
         finally:
             passes.end()
+            if is_sound:
+                self._idle.append(loader)
 
     def _idle_one(self, images: DecodedImages, workers: int, pinned: bool) -> DataLoader[Any] | None:
         for index, loader in enumerate(self._idle):
